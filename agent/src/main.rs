@@ -1,0 +1,2 @@
+//! The `skep` binary: node daemon and its command line.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The control plane: model, Raft, planners, Docker API, node RPC, certificate authority.

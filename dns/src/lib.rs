@@ -1,0 +1,1 @@
+//! Service discovery DNS: answers from an immutable table, or forwards.

@@ -1,0 +1,1 @@
+//! The netns cluster harness, shared by tests and the demo.

@@ -1,0 +1,2 @@
+//! The only build and test entry point.
+fn main() {}
