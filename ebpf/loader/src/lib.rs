@@ -1,1 +1,15 @@
 //! User space of the data plane: load, attach, pin, typed maps, test runs.
+//!
+//! In reading order: [`tables`] is what a caller says, `core` turns it into map contents without touching anything,
+//! `io` is the kernel, and [`Datapath`] ties them together.
+
+mod core;
+mod datapath;
+mod io;
+mod tables;
+
+pub use crate::core::rows;
+pub use datapath::{Datapath, DatapathError};
+pub use io::kernel::check_kernel;
+pub use skep_ebpf_common::DropReason;
+pub use tables::*;

@@ -1,0 +1,3 @@
+//! Pure half of the loader.
+
+pub mod rows;

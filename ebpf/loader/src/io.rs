@@ -1,0 +1,3 @@
+//! The kernel, one file per side of it.
+
+pub mod kernel;
