@@ -1,1 +1,12 @@
 //! The control plane: model, Raft, planners, Docker API, node RPC, certificate authority.
+//!
+//! In reading order:
+//! - [`model`]: what is stored and what is sent; owns every persisted type.
+//! - [`core`]: pure functions over the model: apply, orchestrate, schedule, assign.
+//! - [`manager`]: a running manager, all that the API and the agent see of Raft and its loops.
+//! - [`daemon`]: what the Docker API asks of its node; the agent implements it.
+
+pub mod core;
+pub mod daemon;
+pub mod manager;
+pub mod model;

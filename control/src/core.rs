@@ -1,0 +1,3 @@
+//! Pure functions over the model: no clock, chance, file, socket or task in here.
+
+pub mod state;

@@ -1,0 +1,291 @@
+//! What a node is told: a set of items, streamed as one COMPLETE set and then INCREMENTAL changes.
+//!
+//! Every item has a scope: `own` (this node's tasks and attachments), one per `network` that the node hosts, and
+//! `mesh` (every node). A node is sent nothing else.
+
+use std::collections::BTreeMap;
+
+use prost::{Enumeration, Message, Oneof};
+
+use super::object::*;
+use super::spec::*;
+
+/// One message of the assignment stream. A node whose set is not at `applies_to` ends the stream and starts anew.
+#[derive(Clone, PartialEq, Message)]
+pub struct Assignments {
+    #[prost(enumeration = "AssignmentsKind", tag = "1")]
+    pub kind: i32,
+    /// Raft index of the set that the changes apply to; 0 for COMPLETE.
+    #[prost(uint64, tag = "2")]
+    pub applies_to: u64,
+    /// Raft index of the resulting set.
+    #[prost(uint64, tag = "3")]
+    pub results_in: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub changes: Vec<ItemChange>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum AssignmentsKind {
+    Complete = 0,
+    Incremental = 1,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ItemChange {
+    /// Key of the item, see [`item_key`].
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// Absent = remove.
+    #[prost(message, optional, tag = "2")]
+    pub put: Option<Item>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Item {
+    #[prost(oneof = "ItemKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub kind: Option<ItemKind>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum ItemKind {
+    /// mesh: keys and numbers of the swarm.
+    #[prost(message, tag = "1")]
+    Swarm(SwarmItem),
+    /// mesh: one per node, self included.
+    #[prost(message, tag = "2")]
+    Peer(PeerItem),
+    /// mesh: one per service with ports published through the mesh.
+    #[prost(message, tag = "3")]
+    Published(PublishedItem),
+    /// network
+    #[prost(message, tag = "4")]
+    Network(NetworkItem),
+    /// network: one per service and network.
+    #[prost(message, tag = "5")]
+    Service(ServiceItem),
+    /// network: one per running task or attachment and network.
+    #[prost(message, tag = "6")]
+    Endpoint(EndpointItem),
+    /// own
+    #[prost(message, tag = "7")]
+    Task(TaskItem),
+    /// own
+    #[prost(message, tag = "8")]
+    Attachment(AttachmentItem),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SwarmItem {
+    #[prost(string, tag = "1")]
+    pub cluster_id: String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub probe_key: Vec<u8>,
+    #[prost(uint32, tag = "3")]
+    pub data_path_port: u32,
+    #[prost(string, tag = "4")]
+    pub self_node_id: String,
+    #[prost(uint32, tag = "5")]
+    pub self_index: u32,
+    #[prost(string, tag = "6")]
+    pub ingress_network_id: String,
+    /// `host:port` of every manager, so that a node finds one after any of them died.
+    #[prost(string, repeated, tag = "7")]
+    pub managers: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PeerItem {
+    #[prost(string, tag = "1")]
+    pub node_id: String,
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+    #[prost(string, tag = "3")]
+    pub underlay: String,
+    #[prost(string, tag = "4")]
+    pub hostname: String,
+    /// False once the managers call it down: its tasks are then gone from the tables anyway.
+    #[prost(bool, tag = "5")]
+    pub ready: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct PublishedItem {
+    #[prost(string, tag = "1")]
+    pub service_id: String,
+    #[prost(message, repeated, tag = "2")]
+    pub ports: Vec<PortConfig>,
+    #[prost(message, required, tag = "3")]
+    pub rows: RowsSpec,
+    #[prost(message, repeated, tag = "4")]
+    pub tasks: Vec<PublishedTask>,
+    #[prost(string, tag = "5")]
+    pub service_name: String,
+    /// VNI of the ingress network.
+    #[prost(uint32, tag = "6")]
+    pub ingress_vni: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct PublishedTask {
+    #[prost(string, tag = "1")]
+    pub task_id: String,
+    /// Address in the ingress network, without prefix length.
+    #[prost(string, tag = "2")]
+    pub address: String,
+    #[prost(uint32, tag = "3")]
+    pub node_index: u32,
+    /// Keeps its known flows, takes no new ones.
+    #[prost(bool, tag = "4")]
+    pub draining: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct NetworkItem {
+    #[prost(string, tag = "1")]
+    pub network_id: String,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(uint32, tag = "3")]
+    pub vni: u32,
+    #[prost(message, repeated, tag = "4")]
+    pub ipam: Vec<IpamConfig>,
+    #[prost(bool, tag = "5")]
+    pub internal: bool,
+    #[prost(bool, tag = "6")]
+    pub attachable: bool,
+    #[prost(bool, tag = "7")]
+    pub ingress: bool,
+    #[prost(btree_map = "string, string", tag = "8")]
+    pub options: BTreeMap<String, String>,
+    #[prost(btree_map = "string, string", tag = "9")]
+    pub labels: BTreeMap<String, String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ServiceItem {
+    #[prost(string, tag = "1")]
+    pub service_id: String,
+    #[prost(string, tag = "2")]
+    pub network_id: String,
+    #[prost(string, tag = "3")]
+    pub name: String,
+    /// Without prefix length; empty in dnsrr mode.
+    #[prost(string, tag = "4")]
+    pub vip: String,
+    /// Aliases of the service on this network: they resolve as its name does.
+    #[prost(string, repeated, tag = "5")]
+    pub aliases: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct EndpointItem {
+    /// Task or attachment id.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub network_id: String,
+    /// Empty for an attachment.
+    #[prost(string, tag = "3")]
+    pub service_id: String,
+    #[prost(string, tag = "4")]
+    pub address: String,
+    #[prost(uint32, tag = "5")]
+    pub node_index: u32,
+    /// Names of the container itself (container name, short id, an attachment's aliases).
+    #[prost(string, repeated, tag = "6")]
+    pub names: Vec<String>,
+    /// Withdrawn: stays reachable, is in no VIP and no name.
+    #[prost(bool, tag = "7")]
+    pub draining: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskItem {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub service_id: String,
+    #[prost(message, required, tag = "3")]
+    pub service: Annotations,
+    #[prost(uint64, tag = "4")]
+    pub slot: u64,
+    #[prost(message, required, tag = "5")]
+    pub spec: TaskSpec,
+    #[prost(enumeration = "TaskState", tag = "6")]
+    pub desired_state: i32,
+    #[prost(message, repeated, tag = "7")]
+    pub networks: Vec<NetworkAttachment>,
+    #[prost(message, repeated, tag = "8")]
+    pub ports: Vec<PortConfig>,
+    /// What the managers know of it: a node never reports less.
+    #[prost(enumeration = "TaskState", tag = "9")]
+    pub observed_state: i32,
+    /// Every node in reach runs tables without this task: its stop signal may be sent.
+    #[prost(bool, tag = "10")]
+    pub released: bool,
+    /// The node's own labels and names, for templates.
+    #[prost(string, tag = "11")]
+    pub node_hostname: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct AttachmentItem {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, required, tag = "2")]
+    pub network: NetworkAttachment,
+    #[prost(string, tag = "3")]
+    pub container_id: String,
+}
+
+/// The set of items a node works by: what the stream folds to and the ledger stores.
+pub type Items = BTreeMap<String, Item>;
+
+/// Kind, then ids: unique in a set, and the order of kinds is the order of dependence.
+pub fn item_key(kind: &ItemKind) -> String {
+    match kind {
+        ItemKind::Swarm(_) => "swarm".to_string(),
+        ItemKind::Peer(p) => format!("peer/{}", p.node_id),
+        ItemKind::Published(p) => format!("published/{}", p.service_id),
+        ItemKind::Network(n) => format!("network/{}", n.network_id),
+        ItemKind::Service(s) => format!("service/{}/{}", s.network_id, s.service_id),
+        ItemKind::Endpoint(e) => format!("endpoint/{}/{}", e.network_id, e.id),
+        ItemKind::Task(t) => format!("task/{}", t.id),
+        ItemKind::Attachment(a) => format!("attachment/{}", a.id),
+    }
+}
+
+/// The changes that turn `old` into `new`.
+pub fn diff(old: &Items, new: &Items) -> Vec<ItemChange> {
+    let puts = new
+        .iter()
+        .filter(|(key, item)| old.get(*key) != Some(item))
+        .map(|(key, item)| ItemChange {
+            key: key.clone(),
+            put: Some(item.clone()),
+        });
+    let removes = old
+        .keys()
+        .filter(|key| !new.contains_key(*key))
+        .map(|key| ItemChange {
+            key: key.clone(),
+            put: None,
+        });
+    puts.chain(removes).collect()
+}
+
+/// Applies the changes of one message.
+pub fn fold(items: &mut Items, changes: &[ItemChange]) {
+    for change in changes {
+        match &change.put {
+            Some(item) => {
+                items.insert(change.key.clone(), item.clone());
+            }
+            None => {
+                items.remove(&change.key);
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! What is written to the Raft log. Ids, times and seeds travel in the command: apply reads no clock and no chance.
+
+use prost::{Enumeration, Message, Oneof};
+
+use super::object::*;
+use super::spec::*;
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Command {
+    /// Proposer's time.
+    #[prost(int64, tag = "1")]
+    pub now: Timestamp,
+    #[prost(oneof = "Change", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    pub change: Option<Change>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Change {
+    #[prost(message, tag = "2")]
+    InitCluster(InitCluster),
+    #[prost(message, tag = "3")]
+    UpdateCluster(UpdateCluster),
+    #[prost(message, tag = "4")]
+    CreateNode(CreateNode),
+    #[prost(message, tag = "5")]
+    UpdateNode(UpdateNode),
+    #[prost(message, tag = "6")]
+    ReportNode(ReportNode),
+    #[prost(message, tag = "7")]
+    RemoveNode(RemoveNode),
+    #[prost(message, tag = "8")]
+    CreateService(CreateService),
+    #[prost(message, tag = "9")]
+    UpdateService(UpdateService),
+    #[prost(message, tag = "10")]
+    RemoveService(RemoveService),
+    #[prost(message, tag = "11")]
+    CreateNetwork(CreateNetwork),
+    #[prost(message, tag = "12")]
+    RemoveNetwork(RemoveNetwork),
+    #[prost(message, tag = "13")]
+    PlanTasks(PlanTasks),
+    #[prost(message, tag = "14")]
+    ReportTasks(ReportTasks),
+    #[prost(message, tag = "15")]
+    CreateAttachment(CreateAttachment),
+    #[prost(message, tag = "16")]
+    UpdateAttachment(UpdateAttachment),
+}
+
+/// The first command of a swarm: cluster, first node and ingress network in one.
+#[derive(Clone, PartialEq, Message)]
+pub struct InitCluster {
+    /// Complete but for meta.
+    #[prost(message, required, tag = "1")]
+    pub cluster: Cluster,
+    /// Complete but for meta, index and raft id.
+    #[prost(message, required, tag = "2")]
+    pub node: Node,
+    #[prost(string, tag = "3")]
+    pub ingress_network_id: String,
+    /// `10.255.0.0/16` unless told otherwise.
+    #[prost(string, tag = "4")]
+    pub ingress_subnet: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct UpdateCluster {
+    /// The version the client saw; 0 = unconditional (internal writers only).
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    #[prost(message, optional, tag = "2")]
+    pub spec: Option<ClusterSpec>,
+    #[prost(string, optional, tag = "3")]
+    pub worker_token: Option<String>,
+    #[prost(string, optional, tag = "4")]
+    pub manager_token: Option<String>,
+}
+
+/// Answered with the numbers in [`Applied::node_index`] and [`Applied::raft_id`].
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateNode {
+    /// Complete but for meta, index and raft id (a manager gets one).
+    #[prost(message, required, tag = "1")]
+    pub node: Node,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct UpdateNode {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    #[prost(message, required, tag = "3")]
+    pub spec: NodeSpec,
+}
+
+/// Observed by the leader or told by the node. Absent = unchanged. Raises no version when nothing changes.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReportNode {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(enumeration = "NodeState", optional, tag = "2")]
+    pub state: Option<i32>,
+    #[prost(string, optional, tag = "3")]
+    pub message: Option<String>,
+    #[prost(message, optional, tag = "4")]
+    pub description: Option<NodeDescription>,
+    #[prost(string, optional, tag = "5")]
+    pub address: Option<String>,
+    #[prost(string, optional, tag = "6")]
+    pub data_path_address: Option<String>,
+    #[prost(string, optional, tag = "7")]
+    pub manager_address: Option<String>,
+    #[prost(string, optional, tag = "8")]
+    pub certificate: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct RemoveNode {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateService {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, required, tag = "2")]
+    pub spec: ServiceSpec,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct UpdateService {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(uint64, tag = "2")]
+    pub version: u64,
+    #[prost(message, required, tag = "3")]
+    pub spec: ServiceSpec,
+    /// Swap spec and previous spec instead of taking `spec`.
+    #[prost(bool, tag = "4")]
+    pub rollback: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct RemoveService {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateNetwork {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, required, tag = "2")]
+    pub spec: NetworkSpec,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct RemoveNetwork {
+    #[prost(string, tag = "1")]
+    pub id: String,
+}
+
+/// What the leader's planners decided, applied as one. Steps whose premise is gone are skipped: the next round plans anew.
+#[derive(Clone, PartialEq, Message)]
+pub struct PlanTasks {
+    #[prost(message, repeated, tag = "1")]
+    pub steps: Vec<TaskStep>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskStep {
+    #[prost(oneof = "TaskAction", tags = "1, 2, 3, 4, 5, 6")]
+    pub action: Option<TaskAction>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum TaskAction {
+    /// Apply allocates its addresses; without one the task stays NEW, with the reason.
+    #[prost(message, tag = "1")]
+    Create(CreateTask),
+    #[prost(message, tag = "2")]
+    Assign(AssignTask),
+    #[prost(message, tag = "3")]
+    Desire(DesireTask),
+    /// The scheduler's explanation for a task that stays pending.
+    #[prost(message, tag = "4")]
+    Explain(ExplainTask),
+    #[prost(string, tag = "5")]
+    Delete(String),
+    #[prost(message, tag = "6")]
+    UpdateStatus(SetUpdateStatus),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateTask {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub service_id: String,
+    #[prost(uint64, tag = "3")]
+    pub slot: u64,
+    #[prost(enumeration = "TaskState", tag = "4")]
+    pub desired_state: i32,
+    #[prost(int64, tag = "5")]
+    pub start_not_before: Timestamp,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct AssignTask {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub node_id: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct DesireTask {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(enumeration = "TaskState", tag = "2")]
+    pub desired_state: i32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ExplainTask {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub err: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct SetUpdateStatus {
+    #[prost(string, tag = "1")]
+    pub service_id: String,
+    #[prost(message, optional, tag = "2")]
+    pub status: Option<UpdateStatus>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct ReportTasks {
+    /// Reports about tasks of other nodes are ignored.
+    #[prost(string, tag = "1")]
+    pub node_id: String,
+    #[prost(message, repeated, tag = "2")]
+    pub reports: Vec<TaskReport>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskReport {
+    #[prost(string, tag = "1")]
+    pub task_id: String,
+    #[prost(message, required, tag = "2")]
+    pub status: TaskStatus,
+}
+
+/// Apply allocates the address; the answer carries it in [`Applied::address`].
+#[derive(Clone, PartialEq, Message)]
+pub struct CreateAttachment {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub node_id: String,
+    /// Id or name.
+    #[prost(string, tag = "3")]
+    pub network: String,
+    #[prost(string, repeated, tag = "4")]
+    pub names: Vec<String>,
+    /// A wished IPv4 address (`docker run --ip`), else empty.
+    #[prost(string, tag = "5")]
+    pub address: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct UpdateAttachment {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub node_id: String,
+    #[prost(string, optional, tag = "3")]
+    pub container_id: Option<String>,
+    #[prost(bool, tag = "4")]
+    pub remove: bool,
+}
+
+/// The answer of apply.
+#[derive(Clone, PartialEq, Message)]
+pub struct Applied {
+    /// Raft index of the entry.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(message, optional, tag = "2")]
+    pub refused: Option<Refused>,
+    #[prost(uint32, tag = "3")]
+    pub node_index: u32,
+    #[prost(uint64, tag = "4")]
+    pub raft_id: u64,
+    /// CIDR text.
+    #[prost(string, tag = "5")]
+    pub address: String,
+}
+
+/// Why a command changed nothing. `message` is Swarm's text, without the `rpc error: ...` prefix.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Refused {
+    #[prost(enumeration = "Code", tag = "1")]
+    pub code: i32,
+    #[prost(string, tag = "2")]
+    pub message: String,
+}
+
+/// gRPC status codes that the control API uses (the API maps them to HTTP as moby daemon/server/httpstatus does).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub enum Code {
+    Unknown = 0,
+    InvalidArgument = 3,
+    NotFound = 5,
+    AlreadyExists = 6,
+    PermissionDenied = 7,
+    FailedPrecondition = 9,
+    Unimplemented = 12,
+    Unavailable = 14,
+}

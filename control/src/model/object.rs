@@ -1,0 +1,312 @@
+//! What is stored (`…` records): a spec, what was allocated for it, and what was observed.
+
+use prost::{Enumeration, Message};
+
+use super::spec::*;
+
+/// Unix time in nanoseconds.
+pub type Timestamp = i64;
+
+/// Version index = Raft index of the last write; times come from the command that wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Meta {
+    #[prost(uint64, tag = "1")]
+    pub version: u64,
+    #[prost(int64, tag = "2")]
+    pub created_at: Timestamp,
+    #[prost(int64, tag = "3")]
+    pub updated_at: Timestamp,
+}
+
+/// The swarm itself: exactly one.
+#[derive(Clone, PartialEq, Message)]
+pub struct Cluster {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, required, tag = "2")]
+    pub meta: Meta,
+    #[prost(message, required, tag = "3")]
+    pub spec: ClusterSpec,
+    /// Pools that subnets without a wish are taken from; 10.0.0.0/8 if empty.
+    #[prost(string, repeated, tag = "4")]
+    pub default_address_pools: Vec<String>,
+    /// Prefix length of a subnet taken from a pool; 24 by default.
+    #[prost(uint32, tag = "5")]
+    pub subnet_size: u32,
+    #[prost(bool, tag = "6")]
+    pub default_address_pools_set: bool,
+    /// UDP port of VXLAN; 4789 by default.
+    #[prost(uint32, tag = "7")]
+    pub data_path_port: u32,
+    /// PEM of the root certificate.
+    #[prost(string, tag = "8")]
+    pub root_ca_cert: String,
+    /// PEM of the root's private key (records are sealed at rest).
+    #[prost(string, tag = "9")]
+    pub root_ca_key: String,
+    #[prost(string, tag = "10")]
+    pub worker_token: String,
+    #[prost(string, tag = "11")]
+    pub manager_token: String,
+    /// 32 bytes; authenticates peer probes.
+    #[prost(bytes = "vec", tag = "12")]
+    pub probe_key: Vec<u8>,
+    /// Seed of the rendezvous rows of services created from now on.
+    #[prost(uint64, tag = "13")]
+    pub mesh_seed: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Node {
+    /// CN of the node's certificate.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, required, tag = "2")]
+    pub meta: Meta,
+    #[prost(message, required, tag = "3")]
+    pub spec: NodeSpec,
+    #[prost(uint32, tag = "4")]
+    pub index: u32,
+    /// 0 for a worker.
+    #[prost(uint64, tag = "5")]
+    pub raft_id: u64,
+    /// `host:port` of its manager (Raft and node RPC); empty for a worker.
+    #[prost(string, tag = "6")]
+    pub manager_address: String,
+    /// Address other nodes and clients reach it by; never 0.0.0.0.
+    #[prost(string, tag = "7")]
+    pub address: String,
+    /// Underlay address of the data path.
+    #[prost(string, tag = "8")]
+    pub data_path_address: String,
+    #[prost(message, optional, tag = "9")]
+    pub description: Option<NodeDescription>,
+    #[prost(enumeration = "NodeState", tag = "10")]
+    pub state: i32,
+    #[prost(string, tag = "11")]
+    pub message: String,
+    /// PEM of the certificate it was last issued.
+    #[prost(string, tag = "12")]
+    pub certificate: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum NodeState {
+    Unknown = 0,
+    Down = 1,
+    Ready = 2,
+    Disconnected = 3,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct NodeDescription {
+    #[prost(string, tag = "1")]
+    pub hostname: String,
+    #[prost(message, optional, tag = "2")]
+    pub platform: Option<Platform>,
+    #[prost(int64, tag = "3")]
+    pub nano_cpus: i64,
+    /// Bytes.
+    #[prost(int64, tag = "4")]
+    pub memory: i64,
+    #[prost(string, tag = "5")]
+    pub engine_version: String,
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub engine_labels: std::collections::BTreeMap<String, String>,
+    /// `Type/Name` pairs, e.g. `Network/bridge`.
+    #[prost(string, repeated, tag = "7")]
+    pub plugins: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Service {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, required, tag = "2")]
+    pub meta: Meta,
+    #[prost(message, required, tag = "3")]
+    pub spec: ServiceSpec,
+    #[prost(message, optional, tag = "4")]
+    pub previous_spec: Option<ServiceSpec>,
+    /// Ports as allocated (published port chosen where the spec says 0).
+    #[prost(message, repeated, tag = "5")]
+    pub ports: Vec<PortConfig>,
+    /// One per network in VIP mode; the ingress network included when a port is published through it.
+    #[prost(message, repeated, tag = "6")]
+    pub vips: Vec<VirtualIp>,
+    /// How rows of this service's published ports are computed; fixed from its creation.
+    #[prost(message, required, tag = "7")]
+    pub rows: RowsSpec,
+    /// Raft index of the last change of `spec` (swarmkit's SpecVersion).
+    #[prost(uint64, tag = "8")]
+    pub spec_version: u64,
+    #[prost(message, optional, tag = "9")]
+    pub update_status: Option<UpdateStatus>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct UpdateStatus {
+    /// `updating`, `paused`, `completed`.
+    #[prost(string, tag = "1")]
+    pub state: String,
+    #[prost(int64, optional, tag = "2")]
+    pub started_at: Option<Timestamp>,
+    #[prost(int64, optional, tag = "3")]
+    pub completed_at: Option<Timestamp>,
+    #[prost(string, tag = "4")]
+    pub message: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct RowsSpec {
+    #[prost(uint64, tag = "1")]
+    pub seed: u64,
+    #[prost(uint32, tag = "2")]
+    pub rows_log2: u32,
+    #[prost(uint32, tag = "3")]
+    pub algorithm: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Message)]
+pub struct VirtualIp {
+    #[prost(string, tag = "1")]
+    pub network_id: String,
+    /// CIDR text, e.g. `10.0.1.2/24`.
+    #[prost(string, tag = "2")]
+    pub address: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Task {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, required, tag = "2")]
+    pub meta: Meta,
+    #[prost(string, tag = "3")]
+    pub service_id: String,
+    /// Name and labels of the service when the task was made (`ServiceAnnotations` in swarmkit).
+    #[prost(message, required, tag = "4")]
+    pub service: Annotations,
+    #[prost(uint64, tag = "5")]
+    pub slot: u64,
+    /// Empty until scheduled.
+    #[prost(string, tag = "6")]
+    pub node_id: String,
+    #[prost(message, required, tag = "7")]
+    pub spec: TaskSpec,
+    #[prost(uint64, tag = "8")]
+    pub spec_version: u64,
+    /// Written by managers only.
+    #[prost(enumeration = "TaskState", tag = "9")]
+    pub desired_state: i32,
+    /// Written by the node once the task is assigned to it; only moves forward.
+    #[prost(message, required, tag = "10")]
+    pub status: TaskStatus,
+    #[prost(message, repeated, tag = "11")]
+    pub networks: Vec<NetworkAttachment>,
+    /// The endpoint's ports when the task was made.
+    #[prost(message, repeated, tag = "12")]
+    pub ports: Vec<PortConfig>,
+    /// Raft index at which the task left the tables (desired state above RUNNING); 0 before.
+    #[prost(uint64, tag = "13")]
+    pub withdrawn_at: u64,
+    /// Endpoint mode and ports of the service when the task was made: a change makes the task dirty.
+    #[prost(message, optional, tag = "14")]
+    pub endpoint: Option<EndpointSpec>,
+    /// When a delayed restart may begin: desired state goes READY -> RUNNING then. 0 = no delay.
+    #[prost(int64, tag = "15")]
+    pub start_not_before: Timestamp,
+}
+
+/// swarmkit api/types.proto TaskState: gaps leave room for states to come; of two observations the greater is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub enum TaskState {
+    New = 0,
+    Pending = 64,
+    Assigned = 192,
+    Accepted = 256,
+    Preparing = 320,
+    Ready = 384,
+    Starting = 448,
+    Running = 512,
+    Complete = 576,
+    Shutdown = 640,
+    Failed = 704,
+    Rejected = 768,
+    Remove = 800,
+    Orphaned = 832,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TaskStatus {
+    #[prost(enumeration = "TaskState", tag = "1")]
+    pub state: i32,
+    #[prost(int64, tag = "2")]
+    pub timestamp: Timestamp,
+    #[prost(string, tag = "3")]
+    pub message: String,
+    #[prost(string, tag = "4")]
+    pub err: String,
+    #[prost(message, optional, tag = "5")]
+    pub container: Option<ContainerStatus>,
+    /// Host-mode ports as bound.
+    #[prost(message, repeated, tag = "6")]
+    pub ports: Vec<PortConfig>,
+}
+
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ContainerStatus {
+    #[prost(string, tag = "1")]
+    pub container_id: String,
+    #[prost(int64, tag = "2")]
+    pub pid: i64,
+    #[prost(int64, optional, tag = "3")]
+    pub exit_code: Option<i64>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Message)]
+pub struct NetworkAttachment {
+    #[prost(string, tag = "1")]
+    pub network_id: String,
+    /// CIDR texts, e.g. `10.0.1.3/24`.
+    #[prost(string, repeated, tag = "2")]
+    pub addresses: Vec<String>,
+    #[prost(string, repeated, tag = "3")]
+    pub aliases: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Network {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, required, tag = "2")]
+    pub meta: Meta,
+    #[prost(message, required, tag = "3")]
+    pub spec: NetworkSpec,
+    #[prost(uint32, tag = "4")]
+    pub vni: u32,
+    /// As allocated: every subnet with its gateway.
+    #[prost(message, repeated, tag = "5")]
+    pub ipam: Vec<IpamConfig>,
+}
+
+/// A plain container's (`docker run --network`) place on an attachable network, from create to remove.
+#[derive(Clone, PartialEq, Message)]
+pub struct Attachment {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(message, required, tag = "2")]
+    pub meta: Meta,
+    #[prost(string, tag = "3")]
+    pub node_id: String,
+    #[prost(message, required, tag = "4")]
+    pub network: NetworkAttachment,
+    /// Engine's container id once created; empty between reservation and create.
+    #[prost(string, tag = "5")]
+    pub container_id: String,
+    /// Container name and user aliases: resolvable on the network.
+    #[prost(string, repeated, tag = "6")]
+    pub names: Vec<String>,
+}
