@@ -1,2 +1,3 @@
-//! The `skep` binary: node daemon and its command line.
+//! The `skep` command: the node agent and its command line.
+
 fn main() {}

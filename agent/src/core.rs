@@ -1,0 +1,3 @@
+//! Pure functions of the agent: no clock, no chance, no file, no socket.
+
+pub mod plan;

@@ -1,0 +1,3 @@
+//! The outside world, one file per external system.
+
+pub mod ledger;

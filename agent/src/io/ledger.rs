@@ -1,0 +1,1 @@
+//! The ledger: the assignments this node works by, on disk.

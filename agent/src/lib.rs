@@ -1,0 +1,8 @@
+//! The node agent: makes this node look like its assignments.
+//!
+//! In reading order:
+//! - [`core`]: pure functions: plan, container configuration, templates.
+//! - [`io`]: the outside world: Docker Engine, files.
+
+pub mod core;
+pub mod io;
