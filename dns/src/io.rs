@@ -1,0 +1,5 @@
+//! DNS's outside world: sockets.
+
+pub mod tcp;
+pub mod udp;
+pub mod upstream;
