@@ -4,9 +4,14 @@
 //! - [`model`]: what is stored and what is sent; owns every persisted type.
 //! - [`core`]: pure functions over the model: apply, orchestrate, schedule, assign.
 //! - [`manager`]: a running manager, all that the API and the agent see of Raft and its loops.
+//! - [`run`]: starts a manager: init, join, start; holds together `raft`, `rpc`, `leader` and [`ca`].
+//! - [`rpc`]: node RPC; [`rpc::client`] is the node's side.
 //! - [`daemon`]: what the Docker API asks of its node; the agent implements it.
 
+pub mod ca;
 pub mod core;
 pub mod daemon;
 pub mod manager;
 pub mod model;
+pub mod rpc;
+pub mod run;

@@ -1,0 +1,3 @@
+//! Node RPC: gRPC over mutual TLS on the manager's port.
+
+pub mod client;
