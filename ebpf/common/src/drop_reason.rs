@@ -40,7 +40,7 @@ drop_reasons! {
     UnknownNetwork = 17, "overlay packet for a network this node does not have";
     PeerSpoofed = 18, "overlay packet with a source that does not live on the sending node";
     NotLocal = 19, "overlay packet for an endpoint that is not here";
-    MeshUnknownFlow = 20, "mesh packet of a flow no task knows";
+    UnknownFlow = 20, "packet of a flow nobody knows";
     MeshLoop = 21, "mesh packet forwarded twice";
     MeshReturnUnknown = 22, "reply of a mesh flow whose return node is unknown";
     HostToOverlay = 23, "node's own traffic to an overlay address";

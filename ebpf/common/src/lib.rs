@@ -1,6 +1,20 @@
 //! The bytes that kernel and user space share.
+//!
+//! Every type is `repr(C)` without implicit padding, so it can be a map key. Numbers in network byte order carry the
+//! suffix `_be`. Nothing here is changed in place: another layout is another pin directory ([`LAYOUT`]).
 #![no_std]
 
+mod address;
 mod drop_reason;
+mod flow;
+mod tables;
+mod verdict;
 
+pub use address::{Address, GATEWAY_MAC, MESH_FORWARD, MESH_REPLY, endpoint_mac, mesh_hop_mac, mesh_node_mac};
 pub use drop_reason::DropReason;
+pub use flow::*;
+pub use tables::*;
+pub use verdict::*;
+
+/// Version of the layout of all maps; part of the pin directory's name.
+pub const LAYOUT: u32 = 1;

@@ -1,0 +1,195 @@
+//! Keys and values of the tables that user space writes.
+
+use crate::Address;
+
+/// Written into the programs' read-only data when they are loaded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    pub node: u32,
+    pub vxlan_ifindex: u32,
+    pub host_ifindex: u32,
+    pub mesh_vni: u32,
+    pub mesh_vni_forwarded: u32,
+    pub resolver_be: u32,
+    pub mesh_address_be: u32,
+    /// MAC address of the node's end of its own veth pair.
+    pub host_mac: [u8; 6],
+    pub pad: u16,
+}
+
+/// `INTERFACES`: by ifindex.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct InterfaceValue {
+    pub container: u32,
+    pub network: u32,
+}
+
+/// `SOURCES`: the addresses a container may send with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct SourceKey {
+    pub container: u32,
+    pub address: Address,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct SourceValue {
+    pub network: u32,
+    /// The VIP of the service this address stands behind; kept while the task drains.
+    pub vip: Address,
+}
+
+/// `NetworkValue::flags`: no way out.
+pub const NETWORK_INTERNAL: u32 = 1;
+/// `NetworkValue::flags`: mesh flows are translated into this network.
+pub const NETWORK_INGRESS: u32 = 2;
+
+/// `NETWORKS`: by VNI.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NetworkValue {
+    pub subnet: Address,
+    pub mask: Address,
+    pub gateway: Address,
+    pub mtu: u32,
+    pub flags: u32,
+}
+
+/// `ENDPOINTS`: who has an address in a network. VIPs stand there too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct EndpointKey {
+    pub network: u32,
+    pub address: Address,
+}
+
+/// `EndpointValue::kind`: a container's address.
+pub const ENDPOINT_CONTAINER: u32 = 1;
+/// `EndpointValue::kind`: a service's virtual address.
+pub const ENDPOINT_VIP: u32 = 2;
+/// `EndpointValue::flags`: it stands behind its VIP and takes new flows.
+pub const ENDPOINT_SERVING: u32 = 1;
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EndpointValue {
+    pub kind: u32,
+    pub flags: u32,
+    pub node: u32,
+    /// Host side of its veth; 0 on other nodes.
+    pub ifindex: u32,
+    /// Of a VIP: number of backends.
+    pub backends: u32,
+    pub spare: u32,
+    pub vip: Address,
+}
+
+/// `BACKENDS`: the compact list of a VIP.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct BackendKey {
+    pub network: u32,
+    pub slot: u32,
+    pub vip: Address,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BackendValue {
+    pub address: Address,
+    pub node: u32,
+    pub spare: u32,
+}
+
+/// `NODES`: by node index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NodeValue {
+    pub underlay: Address,
+    pub alive: u32,
+    pub spare: u32,
+}
+
+/// `PUBLISHED`: by protocol and port.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct PublishedKey {
+    pub protocol: u16,
+    pub port_be: u16,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PublishedValue {
+    pub seed: u64,
+    /// First row in `ROWS`. Swapped as a whole, so a packet sees the old table or the new one.
+    pub rows_base: u32,
+    pub rows_mask: u32,
+    /// First task in `TASKS`.
+    pub tasks_base: u32,
+    pub tasks: u32,
+    pub network: u32,
+    pub algorithm: u32,
+    pub target_port_be: u16,
+    pub pad: u16,
+    pub spare: u32,
+}
+
+/// Ranks whose order is part of the row algorithm.
+pub const RANKS: usize = 3;
+/// Columns of a row: the ranks, and a task on another node than all of them for the case that the nodes of all ranks are gone.
+pub const COLUMNS: usize = 4;
+/// An empty column.
+pub const NO_TASK: u16 = u16::MAX;
+
+/// `ROWS`: indexes of tasks relative to `tasks_base`, in order of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Row {
+    pub tasks: [u16; COLUMNS],
+}
+
+/// `TaskValue::flags`: keeps its flows, gets no new ones.
+pub const TASK_DRAINING: u32 = 1;
+
+/// `TASKS`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct TaskValue {
+    pub address: Address,
+    pub node: u32,
+    pub flags: u32,
+}
+
+/// Rows of all published ports together.
+pub const MAX_ROWS: u32 = 1 << 20;
+/// Tasks of all published ports together.
+pub const MAX_TASKS: u32 = 1 << 16;
+
+const _: () = assert!(size_of::<Config>() == 36);
+const _: () = assert!(size_of::<EndpointKey>() == 20);
+const _: () = assert!(size_of::<EndpointValue>() == 40);
+const _: () = assert!(size_of::<NetworkValue>() == 56);
+const _: () = assert!(size_of::<PublishedValue>() == 40);
+const _: () = assert!(size_of::<Row>() == 8);
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::*;
+    use crate::{FlowKey, FlowValue, FragmentKey, FragmentValue};
+
+    macro_rules! pod {
+        ($($name:ty),*) => { $(
+            // SAFETY: repr(C), Copy, made of integers, without padding (sizes asserted where fields differ in width).
+            unsafe impl aya::Pod for $name {}
+        )* };
+    }
+
+    pod!(
+        Address, Config, InterfaceValue, SourceKey, SourceValue, NetworkValue, EndpointKey, EndpointValue, BackendKey,
+        BackendValue, NodeValue, PublishedKey, PublishedValue, Row, TaskValue, FlowKey, FlowValue, FragmentKey, FragmentValue
+    );
+}
