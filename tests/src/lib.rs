@@ -1,1 +1,44 @@
 //! The netns cluster harness, shared by tests and the demo.
+//!
+//! A cluster is a switch, a client and some nodes on one L2 segment, each in namespaces of its own:
+//!
+//! - [`cluster`]: builds them in parallel, cuts links, kills nodes;
+//! - [`node`]: one machine: dockerd, the agent, the stock docker CLI against either;
+//! - [`client`]: requests from outside;
+//! - [`space`]: namespaces held by a first process whose death ends everything in them;
+//! - [`network`]: links and addresses;
+//! - [`images`]: test images without a registry;
+//! - [`testbox`]: the static program inside nodes and images;
+//! - [`runs`]: what a run leaves on the machine, and its removal, now or by the next run;
+//! - [`command`]: child processes with a deadline;
+//! - [`suite`]: a test runner whose tests share one cluster.
+
+pub mod client;
+pub mod cluster;
+pub mod command;
+pub mod images;
+pub mod network;
+pub mod node;
+pub mod runs;
+pub mod space;
+pub mod suite;
+pub mod testbox;
+pub mod wait;
+
+pub use client::{Client, Reply, Seen};
+pub use cluster::{Cluster, ClusterFile};
+pub use command::Output;
+pub use node::Node;
+pub use wait::until;
+
+use std::path::{Path, PathBuf};
+
+/// The checkout this library was built from.
+pub fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+}
+
+/// Where builds, cached images and logs go.
+pub fn target_dir() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}

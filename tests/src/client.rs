@@ -1,0 +1,139 @@
+//! Requests from outside: a client on the segment that is no node.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::command::{self, Output};
+use crate::network;
+use crate::space::Space;
+
+/// One request's outcome, as skep-testbox prints it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Reply {
+    pub n: usize,
+    /// When it was sent, from the first request on.
+    pub at_ms: u64,
+    /// How long it took.
+    pub ms: f64,
+    pub ok: bool,
+    #[serde(default)]
+    pub status: u16,
+    #[serde(default)]
+    pub body: String,
+    /// `timeout`, `refused`, `reset`, `unreachable` or `other`; empty if it went well.
+    #[serde(default)]
+    pub error: String,
+    #[serde(default)]
+    pub detail: String,
+}
+
+/// What the test server said: its own name and whom it saw.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Seen {
+    pub hostname: String,
+    pub task: String,
+    pub client: String,
+    pub client_port: u16,
+    pub local: String,
+}
+
+impl Reply {
+    /// The test server's answer.
+    pub fn seen(&self) -> Result<Seen> {
+        if !self.ok {
+            bail!("request {} failed after {:.0} ms: {} {}", self.n, self.ms, self.error, self.detail);
+        }
+        serde_json::from_str(&self.body).with_context(|| format!("answer {:?}", self.body))
+    }
+}
+
+/// Reads the lines that `skep-testbox get` printed, wherever it ran.
+pub fn replies(output: &Output) -> Result<Vec<Reply>> {
+    parse(&output.ok()?)
+}
+
+fn parse(text: &str) -> Result<Vec<Reply>> {
+    text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("line {line:?}"))).collect()
+}
+
+/// How many requests each server (by host name) answered; an error if one of them failed.
+pub fn count_by_host(replies: &[Reply]) -> Result<BTreeMap<String, usize>> {
+    let mut counts = BTreeMap::new();
+    for reply in replies {
+        *counts.entry(reply.seen()?.hostname).or_insert(0) += 1;
+    }
+    Ok(counts)
+}
+
+/// The outside client.
+pub struct Client {
+    space: Space,
+    testbox: PathBuf,
+}
+
+impl Client {
+    pub(crate) fn new(space: Space, testbox: PathBuf) -> Self {
+        Self { space, testbox }
+    }
+
+    pub fn address(&self) -> Ipv4Addr {
+        network::CLIENT_ADDRESS
+    }
+
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// A program in the client's namespaces.
+    pub fn exec(&self, arguments: &[&str]) -> Result<Output> {
+        let (program, rest) = arguments.split_first().context("no program given")?;
+        command::run(self.space.command(program).args(rest), Duration::from_secs(120))
+    }
+
+    /// skep-testbox in the client's namespaces.
+    pub fn testbox(&self, arguments: &[&str]) -> Result<Output> {
+        command::run(self.space.command(&self.testbox).args(arguments), Duration::from_secs(120))
+    }
+
+    /// `count` requests, one after the other, each with its own connection and 5 s to be answered.
+    pub fn get(&self, url: &str, count: usize) -> Result<Vec<Reply>> {
+        replies(&self.testbox(&["get", url, "--count", &count.to_string()])?)
+    }
+
+    /// Starts `count` requests in the background, one every `interval`, whatever becomes of the others.
+    pub fn start_get(&self, url: &str, count: usize, interval: Duration, timeout: Duration) -> Result<Load> {
+        let (count, interval, timeout) =
+            (count.to_string(), interval.as_millis().to_string(), timeout.as_millis().to_string());
+        let arguments = ["get", url, "--count", &count, "--interval-ms", &interval, "--timeout-ms", &timeout];
+        self.start(&arguments)
+    }
+
+    /// Starts skep-testbox in the background.
+    pub fn start(&self, arguments: &[&str]) -> Result<Load> {
+        let mut command = self.space.command(&self.testbox);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        Ok(Load(command.spawn().context("start the client")?))
+    }
+}
+
+/// Requests under way.
+pub struct Load(Child);
+
+impl Load {
+    /// Waits for the last request.
+    pub fn finish(self) -> Result<Vec<Reply>> {
+        parse(&self.output()?)
+    }
+
+    /// Waits for the end; what was printed.
+    pub fn output(self) -> Result<String> {
+        let output = self.0.wait_with_output().context("wait for the client")?;
+        Ok(String::from_utf8(output.stdout)?)
+    }
+}

@@ -1,0 +1,75 @@
+//! The L2 segment: a bridge in a namespace of its own, one port for each member.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use crate::space::Space;
+
+/// The segment's addresses: 192.168.50.0/24, nodes from .1 on, the client at .100.
+pub const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
+const PREFIX: u8 = 24;
+
+/// An address that is the outside world: the client has it, and nodes reach it by their default route.
+pub const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+
+/// Address of node `number`, from 1 on.
+pub fn node_address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(192, 168, 50, u8::try_from(number).unwrap_or(u8::MAX))
+}
+
+/// Runs lines of `ip -batch` in the network namespace.
+pub fn configure(space: &Space, lines: &[String]) -> Result<()> {
+    let mut child = Command::new("nsenter")
+        .arg(format!("--net={}", space.netns()))
+        .args(["ip", "-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start nsenter ip")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all((lines.join("\n") + "\n").as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("ip in {}: {}", space.name(), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Makes the bridge.
+pub fn switch_on(switch: &Space) -> Result<()> {
+    let lines = ["link add br0 type bridge forward_delay 0 mcast_snooping 0", "link set br0 up", "link set lo up"];
+    configure(switch, &lines.map(String::from))
+}
+
+/// Plugs a member in: `eth0` inside, a port named after it on the switch.
+pub fn plug_in(switch: &Space, member: &Space, address: Ipv4Addr) -> Result<()> {
+    let (port, pid) = (member.name(), member.init().pid);
+    configure(
+        switch,
+        &[
+            format!("link add {port} type veth peer name eth0 netns {pid}"),
+            format!("link set {port} master br0 up"),
+        ],
+    )?;
+    let mut lines = vec![
+        "link set lo up".to_string(),
+        format!("address add {address}/{PREFIX} dev eth0"),
+        "link set eth0 up".to_string(),
+    ];
+    if address == CLIENT_ADDRESS {
+        lines.push(format!("address add {OUTSIDE_ADDRESS}/32 dev lo"));
+    } else {
+        lines.push(format!("route add default via {CLIENT_ADDRESS}"));
+    }
+    configure(member, &lines)
+}
+
+/// Sets the member's switch port up or down, as pulling its cable does.
+pub fn set_port(switch: &Space, member: &str, up: bool) -> Result<()> {
+    configure(switch, &[format!("link set {member} {}", if up { "up" } else { "down" })])
+}

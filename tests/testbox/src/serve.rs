@@ -1,0 +1,94 @@
+//! The test server: answers each request with its own name and the address it sees the client at.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::json;
+
+/// Serves HTTP and UDP on `port` until the process is killed.
+///
+/// `GET /` answers once, `GET /stream` sends a line every 50 ms until the client goes away,
+/// `GET /sleep/<ms>` answers after a pause.
+pub fn serve(port: u16) -> Result<(), String> {
+    let listener =
+        TcpListener::bind(("0.0.0.0", port)).map_err(|error| format!("listen on TCP {port}: {error}"))?;
+    let socket = UdpSocket::bind(("0.0.0.0", port)).map_err(|error| format!("bind UDP {port}: {error}"))?;
+    std::thread::spawn(move || echo_datagrams(&socket));
+    println!("serving on port {port}");
+    for connection in listener.incoming() {
+        match connection {
+            Ok(connection) => {
+                std::thread::spawn(move || {
+                    if let Err(error) = answer(connection) {
+                        eprintln!("connection ended: {error}");
+                    }
+                });
+            }
+            Err(error) => eprintln!("accept: {error}"),
+        }
+    }
+    Ok(())
+}
+
+fn who(client: SocketAddr, local: Option<SocketAddr>) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let task = std::env::var("TASK").unwrap_or_default();
+    format!(
+        "{{\"hostname\":{},\"task\":{},\"client\":{},\"client_port\":{},\"local\":{}}}",
+        json::string(host.trim()),
+        json::string(&task),
+        json::string(&client.ip().to_string()),
+        client.port(),
+        json::string(&local.map(|address| address.ip().to_string()).unwrap_or_default()),
+    )
+}
+
+fn echo_datagrams(socket: &UdpSocket) {
+    let mut buffer = [0; 2048];
+    loop {
+        match socket.recv_from(&mut buffer) {
+            Ok((_, client)) => {
+                if let Err(error) = socket.send_to(who(client, None).as_bytes(), client) {
+                    eprintln!("answer to {client}: {error}");
+                }
+            }
+            Err(error) => eprintln!("receive: {error}"),
+        }
+    }
+}
+
+fn answer(mut connection: TcpStream) -> std::io::Result<()> {
+    connection.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let client = connection.peer_addr()?;
+    let local = connection.local_addr().ok();
+    let mut reader = BufReader::new(connection.try_clone()?);
+    let mut request = String::new();
+    reader.read_line(&mut request)?;
+    let mut header = String::new();
+    while reader.read_line(&mut header)? > 2 {
+        header.clear();
+    }
+    let path = request.split_whitespace().nth(1).unwrap_or("/");
+    if path == "/stream" {
+        return stream(connection);
+    }
+    if let Some(pause_ms) = path.strip_prefix("/sleep/").and_then(|text| text.parse().ok()) {
+        std::thread::sleep(Duration::from_millis(pause_ms));
+    }
+    let body = who(client, local) + "\n";
+    write!(
+        connection,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+fn stream(mut connection: TcpStream) -> std::io::Result<()> {
+    write!(connection, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n")?;
+    for number in 0u64.. {
+        writeln!(connection, "{number}")?;
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
