@@ -47,7 +47,13 @@ impl Reply {
     /// The test server's answer.
     pub fn seen(&self) -> Result<Seen> {
         if !self.ok {
-            bail!("request {} failed after {:.0} ms: {} {}", self.n, self.ms, self.error, self.detail);
+            bail!(
+                "request {} failed after {:.0} ms: {} {}",
+                self.n,
+                self.ms,
+                self.error,
+                self.detail
+            );
         }
         serde_json::from_str(&self.body).with_context(|| format!("answer {:?}", self.body))
     }
@@ -59,7 +65,9 @@ pub fn replies(output: &Output) -> Result<Vec<Reply>> {
 }
 
 fn parse(text: &str) -> Result<Vec<Reply>> {
-    text.lines().map(|line| serde_json::from_str(line).with_context(|| format!("line {line:?}"))).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).with_context(|| format!("line {line:?}")))
+        .collect()
 }
 
 /// How many requests each server (by host name) answered; an error if one of them failed.
@@ -98,7 +106,10 @@ impl Client {
 
     /// skep-testbox in the client's namespaces.
     pub fn testbox(&self, arguments: &[&str]) -> Result<Output> {
-        command::run(self.space.command(&self.testbox).args(arguments), Duration::from_secs(120))
+        command::run(
+            self.space.command(&self.testbox).args(arguments),
+            Duration::from_secs(120),
+        )
     }
 
     /// `count` requests, one after the other, each with its own connection and 5 s to be answered.
@@ -108,16 +119,31 @@ impl Client {
 
     /// Starts `count` requests in the background, one every `interval`, whatever becomes of the others.
     pub fn start_get(&self, url: &str, count: usize, interval: Duration, timeout: Duration) -> Result<Load> {
-        let (count, interval, timeout) =
-            (count.to_string(), interval.as_millis().to_string(), timeout.as_millis().to_string());
-        let arguments = ["get", url, "--count", &count, "--interval-ms", &interval, "--timeout-ms", &timeout];
+        let (count, interval, timeout) = (
+            count.to_string(),
+            interval.as_millis().to_string(),
+            timeout.as_millis().to_string(),
+        );
+        let arguments = [
+            "get",
+            url,
+            "--count",
+            &count,
+            "--interval-ms",
+            &interval,
+            "--timeout-ms",
+            &timeout,
+        ];
         self.start(&arguments)
     }
 
     /// Starts skep-testbox in the background.
     pub fn start(&self, arguments: &[&str]) -> Result<Load> {
         let mut command = self.space.command(&self.testbox);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
         Ok(Load(command.spawn().context("start the client")?))
     }
 }

@@ -63,7 +63,13 @@ impl Cluster {
     /// A cluster of one node with dockerd and agent. `label` names its files and cgroups:
     /// /run/skep-LABEL, /var/lib/skep-LABEL; keep it short.
     pub fn builder(label: &str) -> Builder {
-        Builder { label: label.to_string(), nodes: 1, agent: true, live_restore: true, detached: false }
+        Builder {
+            label: label.to_string(),
+            nodes: 1,
+            agent: true,
+            live_restore: true,
+            detached: false,
+        }
     }
 
     /// Node `number`, from 1 on, as their names are.
@@ -190,11 +196,21 @@ impl Builder {
             .collect();
         std::thread::scope(|scope| {
             let starts: Vec<_> = nodes.iter().map(|node| scope.spawn(|| node.start())).collect();
-            let results = starts.into_iter().map(|start| start.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            let results = starts.into_iter().map(|start| {
+                start
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
             results.collect::<Vec<_>>().into_iter().collect::<Result<()>>()
         })?;
         let client = Client::new(client, testbox);
-        Ok(Cluster { client, nodes, settings, built_in: begin.elapsed(), kept: false })
+        Ok(Cluster {
+            client,
+            nodes,
+            settings,
+            built_in: begin.elapsed(),
+            kept: false,
+        })
     }
 }
 
@@ -202,7 +218,10 @@ impl Builder {
 pub fn agent_binary() -> Result<PathBuf> {
     let path = std::env::var_os("SKEP_BINARY").map_or_else(|| target_dir().join("debug/skep"), PathBuf::from);
     if !path.exists() {
-        bail!("{} is missing: run `cargo build -p skep-agent` or `cargo xtask test cluster`", path.display());
+        bail!(
+            "{} is missing: run `cargo build -p skep-agent` or `cargo xtask test cluster`",
+            path.display()
+        );
     }
     path.canonicalize().with_context(|| path.display().to_string())
 }
@@ -210,7 +229,12 @@ pub fn agent_binary() -> Result<PathBuf> {
 /// A directory for this run's logs; the oldest of earlier runs go.
 fn log_directory(run: &Path) -> Result<PathBuf> {
     let root = target_dir().join("clusters");
-    let name = run.strip_prefix("/run").unwrap_or(run).to_string_lossy().trim_matches('/').replace('/', "-");
+    let name = run
+        .strip_prefix("/run")
+        .unwrap_or(run)
+        .to_string_lossy()
+        .trim_matches('/')
+        .replace('/', "-");
     let directory = root.join(name);
     if directory.exists() {
         fs::remove_dir_all(&directory)?;
@@ -225,7 +249,9 @@ fn log_directory(run: &Path) -> Result<PathBuf> {
     for (_, path) in all.into_iter().take(surplus) {
         fs::remove_dir_all(&path).with_context(|| format!("remove {}", path.display()))?;
     }
-    directory.canonicalize().with_context(|| directory.display().to_string())
+    directory
+        .canonicalize()
+        .with_context(|| directory.display().to_string())
 }
 
 /// Removes all runs of a label, kept ones as well; how many there were.

@@ -47,7 +47,11 @@ impl Output {
 
 impl fmt::Display for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` exited with {} after {:.1?}", self.command, self.code, self.took)?;
+        write!(
+            f,
+            "`{}` exited with {} after {:.1?}",
+            self.command, self.code, self.took
+        )?;
         for text in [self.stdout.trim(), self.stderr.trim()] {
             if !text.is_empty() {
                 write!(f, "\n{text}")?;
@@ -88,7 +92,11 @@ pub fn run_showing(
     let line = describe(command);
     let begin = Instant::now();
     // A process group of its own: what it starts dies with it at the deadline.
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0);
     let mut child = command.spawn().with_context(|| format!("start `{line}`"))?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let captured = [Mutex::new(String::new()), Mutex::new(String::new())];
@@ -110,7 +118,13 @@ pub fn run_showing(
     let status = status.with_context(|| format!("wait for `{line}`"))?;
     let [stdout, stderr] = captured.map(|text| text.into_inner().unwrap_or_default());
     let code = status.code().unwrap_or_else(|| 128 + signal_of(status));
-    let output = Output { command: line, code, stdout, stderr, took: begin.elapsed() };
+    let output = Output {
+        command: line,
+        code,
+        stdout,
+        stderr,
+        took: begin.elapsed(),
+    };
     if timed_out {
         bail!("no end within {deadline:?}, killed: {output}");
     }
@@ -142,16 +156,26 @@ mod tests {
 
     #[test]
     fn output_and_code_are_captured() {
-        let output = run(Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]), Duration::from_secs(5));
+        let output = run(
+            Command::new("sh").args(["-c", "echo out; echo err >&2; exit 3"]),
+            Duration::from_secs(5),
+        );
         let output = output.unwrap();
-        assert_eq!((output.code, output.stdout.as_str(), output.stderr.as_str()), (3, "out\n", "err\n"));
+        assert_eq!(
+            (output.code, output.stdout.as_str(), output.stderr.as_str()),
+            (3, "out\n", "err\n")
+        );
         assert_eq!(output.command, "sh -c 'echo out; echo err >&2; exit 3'");
     }
 
     #[test]
     fn a_command_that_hangs_is_killed_with_its_children() {
         let begin = Instant::now();
-        let error = run(Command::new("sh").args(["-c", "sleep 60; echo"]), Duration::from_millis(100)).unwrap_err();
+        let error = run(
+            Command::new("sh").args(["-c", "sleep 60; echo"]),
+            Duration::from_millis(100),
+        )
+        .unwrap_err();
         assert!(error.to_string().starts_with("no end within 100ms"), "{error}");
         assert!(begin.elapsed() < Duration::from_secs(10));
     }

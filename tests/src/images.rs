@@ -23,7 +23,10 @@ pub fn archive(testbox: &Path) -> Result<PathBuf> {
     }
     let directory = target_dir().join("images");
     let archive = directory.join("images.tar");
-    if [Path::new(BUSYBOX), testbox].iter().all(|source| is_newer(&archive, source)) {
+    if [Path::new(BUSYBOX), testbox]
+        .iter()
+        .all(|source| is_newer(&archive, source))
+    {
         return Ok(archive);
     }
     // Made aside and renamed, so that runs side by side never load half an archive.
@@ -50,7 +53,12 @@ fn make(work: &Path, testbox: &Path) -> Result<()> {
     let base_layer = layer(&base, &out, "base.tar")?;
     let test_layer = layer(&work.join("addition"), &out, "test.tar")?;
     let images = [
-        image(&out, "busybox:latest", &[("base.tar", &base_layer)], json!({"Cmd": ["sh"]}))?,
+        image(
+            &out,
+            "busybox:latest",
+            &[("base.tar", &base_layer)],
+            json!({"Cmd": ["sh"]}),
+        )?,
         image(
             &out,
             "skep-test:latest",
@@ -72,7 +80,10 @@ fn base_files(root: &Path) -> Result<()> {
     for applet in applets.lines().filter(|name| *name != "busybox") {
         symlink("busybox", root.join("bin").join(applet)).with_context(|| format!("applet {applet}"))?;
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")?;
+    fs::write(
+        root.join("etc/passwd"),
+        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n",
+    )?;
     fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
     Ok(())
 }
@@ -87,14 +98,29 @@ fn layer(root: &Path, out: &Path, name: &str) -> Result<String> {
 
 fn tar(root: &Path, archive: &Path) -> Result<()> {
     let mut command = Command::new("tar");
-    command.args(["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner", "-cf"]);
-    command::run(command.arg(archive).arg("-C").arg(root).arg("."), Duration::from_secs(60))?.ok()?;
+    command.args([
+        "--sort=name",
+        "--mtime=@0",
+        "--owner=0",
+        "--group=0",
+        "--numeric-owner",
+        "-cf",
+    ]);
+    command::run(
+        command.arg(archive).arg("-C").arg(root).arg("."),
+        Duration::from_secs(60),
+    )?
+    .ok()?;
     Ok(())
 }
 
 fn digest(path: &Path) -> Result<String> {
     let output = command::run(Command::new("sha256sum").arg(path), Duration::from_secs(60))?.ok()?;
-    Ok(output.split_whitespace().next().context("sha256sum printed nothing")?.to_string())
+    Ok(output
+        .split_whitespace()
+        .next()
+        .context("sha256sum printed nothing")?
+        .to_string())
 }
 
 /// Writes the image's configuration; returns its line of the archive's manifest.

@@ -35,7 +35,9 @@ use std::path::{Path, PathBuf};
 
 /// The checkout this library was built from.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/"))
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("/"))
 }
 
 /// Where builds, cached images and logs go.

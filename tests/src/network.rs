@@ -35,24 +35,34 @@ pub fn configure(space: &Space, lines: &[String]) -> Result<()> {
     }
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        bail!("ip in {}: {}", space.name(), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "ip in {}: {}",
+            space.name(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }
 
 /// Makes the bridge.
 pub fn switch_on(switch: &Space) -> Result<()> {
-    let lines = ["link add br0 type bridge forward_delay 0 mcast_snooping 0", "link set br0 up", "link set lo up"];
+    let lines = [
+        "link add br0 type bridge forward_delay 0 mcast_snooping 0",
+        "link set br0 up",
+        "link set lo up",
+    ];
     configure(switch, &lines.map(String::from))
 }
 
 /// Plugs a member in: `eth0` inside, a port named after it on the switch.
 pub fn plug_in(switch: &Space, member: &Space, address: Ipv4Addr) -> Result<()> {
     let (port, pid) = (member.name(), member.init().pid);
+    // A machine keeps its network card when it is switched off and on.
+    let mac = format!("52:54:00:00:32:{:02x}", address.octets()[3]);
     configure(
         switch,
         &[
-            format!("link add {port} type veth peer name eth0 netns {pid}"),
+            format!("link add {port} type veth peer name eth0 address {mac} netns {pid}"),
             format!("link set {port} master br0 up"),
         ],
     )?;
@@ -71,5 +81,13 @@ pub fn plug_in(switch: &Space, member: &Space, address: Ipv4Addr) -> Result<()> 
 
 /// Sets the member's switch port up or down, as pulling its cable does.
 pub fn set_port(switch: &Space, member: &str, up: bool) -> Result<()> {
-    configure(switch, &[format!("link set {member} {}", if up { "up" } else { "down" })])
+    configure(
+        switch,
+        &[format!("link set {member} {}", if up { "up" } else { "down" })],
+    )
+}
+
+/// Takes the member's cable away for good, as its death does.
+pub fn unplug(switch: &Space, member: &str) -> Result<()> {
+    configure(switch, &[format!("link delete {member}")])
 }

@@ -97,15 +97,28 @@ impl Node {
 
     /// Switches the node on: namespaces, cable, dockerd, images, agent.
     pub fn start(&self) -> Result<()> {
-        self.start_inner().with_context(|| format!("start of {}{}", self.name, self.log_tails()))
+        self.start_inner()
+            .with_context(|| format!("start of {}{}", self.name, self.log_tails()))
     }
 
     fn start_inner(&self) -> Result<()> {
         let space = Arc::new(self.start_space()?);
         self.settings.run.add_process(space.init())?;
         network::plug_in(&self.switch, &space, self.address)?;
-        let dockerd = self.spawn(&space, "dockerd", &["dockerd".into(), "--config-file".into(), "/etc/docker/daemon.json".into()])?;
-        *self.lock()? = Some(Live { space, dockerd, agent: None });
+        let dockerd = self.spawn(
+            &space,
+            "dockerd",
+            &[
+                "dockerd".into(),
+                "--config-file".into(),
+                "/etc/docker/daemon.json".into(),
+            ],
+        )?;
+        *self.lock()? = Some(Live {
+            space,
+            dockerd,
+            agent: None,
+        });
         self.wait_for("dockerd", &self.directory.join("engine.sock"))?;
         let images = self.settings.images.display().to_string();
         self.engine(&["load", "--quiet", "--input", &images])?.ok()?;
@@ -134,7 +147,12 @@ impl Node {
         for file in ["hostname", "hosts", "resolv.conf"] {
             bind(etc.join(file), &format!("/etc/{file}"))?;
         }
-        Space::start(&self.settings.testbox, &self.name, &arguments, self.settings.detached)
+        Space::start(
+            &self.settings.testbox,
+            &self.name,
+            &arguments,
+            self.settings.detached,
+        )
     }
 
     fn write_etc(&self, etc: &Path) -> Result<()> {
@@ -151,17 +169,30 @@ impl Node {
             "shutdown-timeout": 5,
         });
         fs::create_dir_all(etc.join("docker"))?;
-        fs::write(etc.join("docker/daemon.json"), serde_json::to_vec_pretty(&daemon)?)?;
+        fs::write(
+            etc.join("docker/daemon.json"),
+            serde_json::to_vec_pretty(&daemon)?,
+        )?;
         fs::write(etc.join("hostname"), format!("{}\n", self.name))?;
-        fs::write(etc.join("hosts"), format!("127.0.0.1 localhost\n{} {}\n", self.address, self.name))?;
+        fs::write(
+            etc.join("hosts"),
+            format!("127.0.0.1 localhost\n{} {}\n", self.address, self.name),
+        )?;
         // The client answers names there, if a test starts `testbox names` on it.
-        fs::write(etc.join("resolv.conf"), format!("nameserver {}\n", network::OUTSIDE_ADDRESS))?;
+        fs::write(
+            etc.join("resolv.conf"),
+            format!("nameserver {}\n", network::OUTSIDE_ADDRESS),
+        )?;
         Ok(())
     }
 
     /// Starts the agent and waits until its socket answers.
     pub fn start_agent(&self) -> Result<()> {
-        let binary = self.settings.agent.as_ref().context("this cluster was built without an agent")?;
+        let binary = self
+            .settings
+            .agent
+            .as_ref()
+            .context("this cluster was built without an agent")?;
         let space = self.space()?;
         let arguments = [
             binary.display().to_string(),
@@ -181,7 +212,10 @@ impl Node {
     /// The agent's process, by its number outside.
     pub fn agent(&self) -> Result<Process> {
         let mut live = self.lock()?;
-        let agent = live.as_mut().and_then(|live| live.agent.as_mut()).context("no agent runs")?;
+        let agent = live
+            .as_mut()
+            .and_then(|live| live.agent.as_mut())
+            .context("no agent runs")?;
         child_of(agent.id())
     }
 
@@ -193,8 +227,11 @@ impl Node {
     /// Ends the agent by `signal` and waits for its end; containers and packets go on.
     pub fn stop_agent(&self, signal: Signal) -> Result<()> {
         let agent = self.agent()?;
-        kill(Pid::from_raw(agent.pid), signal).with_context(|| format!("{signal} to the agent of {}", self.name))?;
-        wait::until("end of the agent", Duration::from_secs(20), || Ok((!agent.is_alive()).then_some(())))?;
+        kill(Pid::from_raw(agent.pid), signal)
+            .with_context(|| format!("{signal} to the agent of {}", self.name))?;
+        wait::until("end of the agent", Duration::from_secs(20), || {
+            Ok((!agent.is_alive()).then_some(()))
+        })?;
         if let Some(mut child) = self.lock()?.as_mut().and_then(|live| live.agent.take()) {
             child.wait()?;
         }
@@ -209,10 +246,12 @@ impl Node {
 
     /// Ends everything on the node at once, as a power cut does. Its disk stays.
     pub fn kill(&self) -> Result<()> {
-        // The cable first: the kernel takes a moment to end a network namespace.
-        network::set_port(&self.switch, &self.name, false)?;
         let live = self.lock()?.take();
-        let Some(mut live) = live else { bail!("{} is off already", self.name) };
+        let Some(mut live) = live else {
+            bail!("{} is off already", self.name)
+        };
+        // The cable first: the kernel takes a moment to end a network namespace.
+        network::unplug(&self.switch, &self.name)?;
         live.space.kill()?;
         live.dockerd.wait()?;
         if let Some(mut agent) = live.agent {
@@ -270,7 +309,9 @@ impl Node {
     /// The node's namespaces.
     pub fn space(&self) -> Result<Arc<Space>> {
         let live = self.lock()?;
-        live.as_ref().map(|live| Arc::clone(&live.space)).with_context(|| format!("{} is off", self.name))
+        live.as_ref()
+            .map(|live| Arc::clone(&live.space))
+            .with_context(|| format!("{} is off", self.name))
     }
 
     /// The log of `dockerd` or `agent`.
@@ -279,24 +320,46 @@ impl Node {
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Option<Live>>> {
-        self.live.lock().map_err(|_| anyhow!("{}: a thread died while it changed the node", self.name))
+        self.live
+            .lock()
+            .map_err(|_| anyhow!("{}: a thread died while it changed the node", self.name))
     }
 
     fn spawn(&self, space: &Space, program: &str, arguments: &[String]) -> Result<Child> {
         let log = self.log(program);
-        let log = File::options().create(true).append(true).open(&log).with_context(|| format!("open {}", log.display()))?;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .with_context(|| format!("open {}", log.display()))?;
         let mut command = space.command(&arguments[0]);
-        command.args(&arguments[1..]).env_remove("DOCKER_HOST").env("RUST_BACKTRACE", "1");
-        command.env("RUST_LOG", std::env::var("SKEP_LOG").unwrap_or_else(|_| "info".to_string()));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
-        command.spawn().with_context(|| format!("start {program} on {}", self.name))
+        command
+            .args(&arguments[1..])
+            .env_remove("DOCKER_HOST")
+            .env("RUST_BACKTRACE", "1");
+        command.env(
+            "RUST_LOG",
+            std::env::var("SKEP_LOG").unwrap_or_else(|_| "info".to_string()),
+        );
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0);
+        command
+            .spawn()
+            .with_context(|| format!("start {program} on {}", self.name))
     }
 
     /// Waits until `GET /_ping` is answered with 200, or the program ended.
     fn wait_for(&self, program: &str, socket: &Path) -> Result<()> {
         wait::until(&format!("{program} answers"), START_DEADLINE, || {
             if let Some(live) = self.lock()?.as_mut() {
-                let child = if program == "agent" { live.agent.as_mut() } else { Some(&mut live.dockerd) };
+                let child = if program == "agent" {
+                    live.agent.as_mut()
+                } else {
+                    Some(&mut live.dockerd)
+                };
                 if let Some(status) = child.map(Child::try_wait).transpose()?.flatten() {
                     // Waiting longer does not help; the error comes from the caller's next look.
                     return Ok(Some(Err(anyhow!("{program} ended: {status}"))));
@@ -315,7 +378,10 @@ impl Node {
             let lines: Vec<&str> = log.lines().collect();
             if !lines.is_empty() {
                 let tail = lines[lines.len().saturating_sub(12)..].join("\n  ");
-                text.push_str(&format!("\n{} ends with:\n  {tail}\n", self.log(program).display()));
+                text.push_str(&format!(
+                    "\n{} ends with:\n  {tail}\n",
+                    self.log(program).display()
+                ));
             }
         }
         text
@@ -326,15 +392,24 @@ impl Node {
 fn docker_cli(host: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new("docker");
     command.args(["-H", host]).args(arguments);
-    for variable in ["DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_API_VERSION", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"] {
+    for variable in [
+        "DOCKER_HOST",
+        "DOCKER_CONTEXT",
+        "DOCKER_API_VERSION",
+        "DOCKER_TLS_VERIFY",
+        "DOCKER_CERT_PATH",
+    ] {
         command.env_remove(variable);
     }
-    command.env("DOCKER_CONFIG", crate::target_dir().join("docker-config")).env("DOCKER_CLI_HINTS", "false");
+    command
+        .env("DOCKER_CONFIG", crate::target_dir().join("docker-config"))
+        .env("DOCKER_CLI_HINTS", "false");
     command
 }
 
 fn ping(socket: &Path) -> Result<bool> {
-    let mut stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(2)))?;
     stream.write_all(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")?;
     let mut answer = [0; 12];
@@ -346,6 +421,9 @@ fn ping(socket: &Path) -> Result<bool> {
 fn child_of(nsenter: u32) -> Result<Process> {
     let path = format!("/proc/{nsenter}/task/{nsenter}/children");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let pid = text.split_whitespace().next().with_context(|| format!("{path}: the program ended"))?;
+    let pid = text
+        .split_whitespace()
+        .next()
+        .with_context(|| format!("{path}: the program ended"))?;
     Process::of(pid.parse()?)
 }

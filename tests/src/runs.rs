@@ -30,11 +30,18 @@ pub struct Process {
 impl Process {
     /// The process that has this number now.
     pub fn of(pid: i32) -> Result<Self> {
-        let text = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
+        let text =
+            fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
         // The name in parentheses may hold blanks, so count from its end.
-        let started = text.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(19));
+        let started = text
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.split_whitespace().nth(19));
         let started = started.and_then(|field| field.parse().ok());
-        Ok(Self { pid, started: started.with_context(|| format!("/proc/{pid}/stat has no start time"))? })
+        Ok(Self {
+            pid,
+            started: started.with_context(|| format!("/proc/{pid}/stat has no start time"))?,
+        })
     }
 
     pub fn is_alive(&self) -> bool {
@@ -65,7 +72,9 @@ impl Run {
         sweep(label)?;
         let pid = i32::try_from(std::process::id())?;
         let root = PathBuf::from(format!("{RUN_ROOT}{label}"));
-        let number = (0..).find(|number| !root.join(run_name(pid, *number)).exists()).unwrap_or(0);
+        let number = (0..)
+            .find(|number| !root.join(run_name(pid, *number)).exists())
+            .unwrap_or(0);
         let name = run_name(pid, number);
         let run = Arc::new(Self {
             directory: root.join(&name),
@@ -134,13 +143,23 @@ impl Run {
 }
 
 fn run_name(pid: i32, number: u32) -> String {
-    if number == 0 { pid.to_string() } else { format!("{pid}-{number}") }
+    if number == 0 {
+        pid.to_string()
+    } else {
+        format!("{pid}-{number}")
+    }
 }
 
 /// All run directories of a label.
 pub fn list(label: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(format!("{RUN_ROOT}{label}")).into_iter().flatten().flatten();
-    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
+    let entries = fs::read_dir(format!("{RUN_ROOT}{label}"))
+        .into_iter()
+        .flatten()
+        .flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir())
+        .collect()
 }
 
 /// Removes runs whose owner is gone, unless they were kept and live.
@@ -204,12 +223,16 @@ fn end_processes(processes: &[Process]) -> Result<()> {
 
 fn remove_tree(path: &Path) -> Result<()> {
     // The kernel ends mount namespaces in the background, so a directory may be busy for a moment.
-    wait::until("removal of the run's files", Duration::from_secs(20), || match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("remove {}", path.display()))
-        }
-        _ => Ok(Some(())),
-    })?;
+    wait::until(
+        "removal of the run's files",
+        Duration::from_secs(20),
+        || match fs::remove_dir_all(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("remove {}", path.display()))
+            }
+            _ => Ok(Some(())),
+        },
+    )?;
     Ok(())
 }
 
@@ -248,7 +271,9 @@ fn cgroup_mounts() -> Result<Vec<PathBuf>> {
 fn cgroup_mount(line: &str) -> Option<&str> {
     let (mount, system) = line.split_once(" - ")?;
     let kind = system.split_whitespace().next()?;
-    ["cgroup", "cgroup2"].contains(&kind).then(|| mount.split_whitespace().nth(4))?
+    ["cgroup", "cgroup2"]
+        .contains(&kind)
+        .then(|| mount.split_whitespace().nth(4))?
 }
 
 static ON_SIGNAL: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -297,13 +322,22 @@ mod tests {
         let v2 = "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:4 - cgroup2 cgroup2 rw";
         let other = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw";
         let found = [v1, v2, other].map(cgroup_mount);
-        assert_eq!(found, [Some("/sys/fs/cgroup/cpu"), Some("/sys/fs/cgroup/unified"), None]);
+        assert_eq!(
+            found,
+            [Some("/sys/fs/cgroup/cpu"), Some("/sys/fs/cgroup/unified"), None]
+        );
     }
 
     #[test]
     fn a_process_is_told_from_another_of_the_same_number() {
         let me = Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(me.is_alive());
-        assert!(!Process { started: me.started + 1, ..me }.is_alive());
+        assert!(
+            !Process {
+                started: me.started + 1,
+                ..me
+            }
+            .is_alive()
+        );
     }
 }

@@ -28,26 +28,50 @@ impl Space {
     pub fn start(testbox: &Path, name: &str, arguments: &[String], detached: bool) -> Result<Self> {
         let mut command = Command::new("unshare");
         // Slave: what is unmounted outside is unmounted inside as well, and nothing goes the other way.
-        command.args(["--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--propagation", "slave"]);
-        command.arg(testbox).args(["init", "--name", name]).args(arguments);
+        command.args([
+            "--net",
+            "--mount",
+            "--uts",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--propagation",
+            "slave",
+        ]);
+        command
+            .arg(testbox)
+            .args(["init", "--name", name])
+            .args(arguments);
         if detached {
             command.args(["--detached", "yes"]).stdin(Stdio::null());
         } else {
             command.stdin(Stdio::piped());
         }
         // Its own group: Ctrl-C is the harness's to handle.
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let mut holder = command.spawn().with_context(|| format!("start namespaces of {name}: unshare"))?;
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let mut holder = command
+            .spawn()
+            .with_context(|| format!("start namespaces of {name}: unshare"))?;
         let mut line = String::new();
         if let Some(stdout) = holder.stdout.take() {
             BufReader::new(stdout).read_line(&mut line)?;
         }
         let Ok(pid) = line.trim().parse() else {
             let output = holder.wait_with_output()?;
-            bail!("first process of {name}: {}", String::from_utf8_lossy(&output.stderr).trim());
+            bail!(
+                "first process of {name}: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
         };
         let init = Process::of(pid).with_context(|| format!("first process of {name}"))?;
-        Ok(Self { name: name.to_string(), init, holder: Mutex::new(holder) })
+        Ok(Self {
+            name: name.to_string(),
+            init,
+            holder: Mutex::new(holder),
+        })
     }
 
     pub fn name(&self) -> &str {
@@ -67,7 +91,15 @@ impl Space {
     /// A command in all of the namespaces. It keeps no working directory: give absolute paths.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.init.pid.to_string(), "--mount", "--net", "--uts", "--pid", "--"]);
+        command.args([
+            "--target",
+            &self.init.pid.to_string(),
+            "--mount",
+            "--net",
+            "--uts",
+            "--pid",
+            "--",
+        ]);
         command.arg(program);
         command
     }
@@ -75,10 +107,16 @@ impl Space {
     /// Kills the first process, and with it all others at once, as a power cut would.
     pub fn kill(&self) -> Result<()> {
         if self.init.is_alive() {
-            kill(Pid::from_raw(self.init.pid), Signal::SIGKILL).with_context(|| format!("kill {}", self.name))?;
+            kill(Pid::from_raw(self.init.pid), Signal::SIGKILL)
+                .with_context(|| format!("kill {}", self.name))?;
         }
-        let mut holder = self.holder.lock().map_err(|_| anyhow::anyhow!("{}: poisoned", self.name))?;
-        holder.wait().with_context(|| format!("wait for the end of {}", self.name))?;
+        let mut holder = self
+            .holder
+            .lock()
+            .map_err(|_| anyhow::anyhow!("{}: poisoned", self.name))?;
+        holder
+            .wait()
+            .with_context(|| format!("wait for the end of {}", self.name))?;
         Ok(())
     }
 }

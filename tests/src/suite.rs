@@ -28,7 +28,9 @@ pub fn run<F>(make: impl FnOnce() -> Result<F>, tests: &[Test<F>]) -> ExitCode {
     let mut failures = Vec::new();
     if !chosen.is_empty() {
         match guarded(make) {
-            Ok(fixture) => chosen.iter().for_each(|test| failures.extend(run_one(test, &fixture))),
+            Ok(fixture) => chosen
+                .iter()
+                .for_each(|test| failures.extend(run_one(test, &fixture))),
             Err(error) => {
                 println!("the fixture could not be made: {error:#}");
                 failures.extend(chosen.iter().map(|(name, _)| *name));
@@ -46,7 +48,11 @@ pub fn run<F>(make: impl FnOnce() -> Result<F>, tests: &[Test<F>]) -> ExitCode {
         tests.len() - chosen.len(),
         begin.elapsed().as_secs_f64(),
     );
-    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn run_one<F>((name, test): &Test<F>, fixture: &F) -> Option<&'static str> {
@@ -59,7 +65,10 @@ fn run_one<F>((name, test): &Test<F>, fixture: &F) -> Option<&'static str> {
             None
         }
         Err(error) => {
-            println!("test {name} ... FAILED ({seconds:.1} s)\n    {}", format!("{error:#}").replace('\n', "\n    "));
+            println!(
+                "test {name} ... FAILED ({seconds:.1} s)\n    {}",
+                format!("{error:#}").replace('\n', "\n    ")
+            );
             Some(name)
         }
     }

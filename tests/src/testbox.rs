@@ -16,7 +16,15 @@ pub fn build() -> Result<PathBuf> {
     let output = command::run(
         Command::new(cargo)
             .current_dir(workspace())
-            .args(["build", "--quiet", "--release", "--package", "skep-testbox", "--target", &triple])
+            .args([
+                "build",
+                "--quiet",
+                "--release",
+                "--package",
+                "skep-testbox",
+                "--target",
+                &triple,
+            ])
             .arg("--target-dir")
             .arg(&directory)
             .env("RUSTFLAGS", "-Ctarget-feature=+crt-static"),

@@ -11,17 +11,30 @@ use skep_tests::{Cluster, until};
 fn main() -> ExitCode {
     let make = || {
         let cluster = Cluster::builder("harness").nodes(3).without_agent().build()?;
-        println!("three nodes in {:.1?}, logs in {}", cluster.built_in(), cluster.logs().display());
+        println!(
+            "three nodes in {:.1?}, logs in {}",
+            cluster.built_in(),
+            cluster.logs().display()
+        );
         Ok(cluster)
     };
     suite::run(
         make,
         &[
             ("containers_run_on_every_node", containers_run_on_every_node),
-            ("nodes_have_names_and_files_of_their_own", nodes_have_names_and_files_of_their_own),
+            (
+                "nodes_have_names_and_files_of_their_own",
+                nodes_have_names_and_files_of_their_own,
+            ),
             ("the_client_sees_the_nodes", the_client_sees_the_nodes),
-            ("a_cut_node_is_unreachable_until_healed", a_cut_node_is_unreachable_until_healed),
-            ("a_killed_node_is_dead_and_starts_again_with_its_disk", a_killed_node_is_dead_and_starts_again_with_its_disk),
+            (
+                "a_cut_node_is_unreachable_until_healed",
+                a_cut_node_is_unreachable_until_healed,
+            ),
+            (
+                "a_killed_node_is_dead_and_starts_again_with_its_disk",
+                a_killed_node_is_dead_and_starts_again_with_its_disk,
+            ),
             ("nothing_is_left_of_a_run", nothing_is_left_of_a_run),
         ],
     )
@@ -32,7 +45,13 @@ fn containers_run_on_every_node(cluster: &Cluster) -> Result<()> {
         let printed = node.docker_ok(&["run", "--rm", "busybox", "echo", "hello"])?;
         ensure!(printed == "hello", "{printed}");
         let started = node.docker_ok(&["run", "-d", "--name", "server", "skep-test"])?;
-        let seen = skep_tests::client::replies(&node.docker(&["exec", "server", "skep-testbox", "get", "http://127.0.0.1/"])?)?;
+        let seen = skep_tests::client::replies(&node.docker(&[
+            "exec",
+            "server",
+            "skep-testbox",
+            "get",
+            "http://127.0.0.1/",
+        ])?)?;
         ensure!(started.starts_with(&seen[0].seen()?.hostname), "{seen:?}");
         node.docker_ok(&["rm", "-f", "server"])?;
     }
@@ -43,23 +62,54 @@ fn nodes_have_names_and_files_of_their_own(cluster: &Cluster) -> Result<()> {
     for node in &cluster.nodes {
         ensure!(node.docker_ok(&["info", "--format", "{{.Name}}"])? == node.name());
         ensure!(node.docker_ok(&["ps", "-aq"])?.is_empty());
-        ensure!(node.exec(&["ls", "/run/docker/plugins", "/var/lib/skep"])?.success());
+        ensure!(
+            node.exec(&["ls", "/run/docker/plugins", "/var/lib/skep"])?
+                .success()
+        );
         let policy = node.exec(&["iptables", "-S", "FORWARD"])?.ok()?;
         ensure!(policy.contains("-P FORWARD DROP"), "{policy}");
-        let pinned = node.exec(&["ls", "-A", "/sys/fs/bpf"])?.ok()?;
-        ensure!(pinned.is_empty(), "{pinned}");
+        node.exec(&["mkdir", &format!("/sys/fs/bpf/{}", node.name())])?
+            .ok()?;
+        let pinned = node
+            .exec(&[
+                "ls",
+                "-d",
+                "/sys/fs/bpf/node1",
+                "/sys/fs/bpf/node2",
+                "/sys/fs/bpf/node3",
+            ])?
+            .stdout;
+        ensure!(
+            pinned.trim() == format!("/sys/fs/bpf/{}", node.name()),
+            "{pinned}"
+        );
     }
     Ok(())
 }
 
 fn reachable(cluster: &Cluster, address: &str) -> Result<bool> {
-    Ok(cluster.client.exec(&["ping", "-c", "1", "-W", "1", address])?.success())
+    Ok(cluster
+        .client
+        .exec(&["busybox", "ping", "-c", "1", "-W", "1", address])?
+        .success())
 }
 
 fn the_client_sees_the_nodes(cluster: &Cluster) -> Result<()> {
     for node in &cluster.nodes {
-        ensure!(reachable(cluster, &node.address().to_string())?, "{}", node.name());
-        let outside = node.exec(&["ping", "-c", "1", "-W", "1", &skep_tests::network::OUTSIDE_ADDRESS.to_string()])?;
+        ensure!(
+            reachable(cluster, &node.address().to_string())?,
+            "{}",
+            node.name()
+        );
+        let outside = node.exec(&[
+            "busybox",
+            "ping",
+            "-c",
+            "1",
+            "-W",
+            "1",
+            &skep_tests::network::OUTSIDE_ADDRESS.to_string(),
+        ])?;
         ensure!(outside.success(), "{outside}");
     }
     Ok(())
@@ -70,7 +120,9 @@ fn a_cut_node_is_unreachable_until_healed(cluster: &Cluster) -> Result<()> {
     cluster.node(2).cut()?;
     ensure!(!reachable(cluster, &address)?);
     cluster.node(2).heal()?;
-    until("node2 answers", Duration::from_secs(10), || Ok(reachable(cluster, &address)?.then_some(())))?;
+    until("node2 answers", Duration::from_secs(10), || {
+        Ok(reachable(cluster, &address)?.then_some(()))
+    })?;
     Ok(())
 }
 
@@ -98,10 +150,20 @@ fn nothing_is_left_of_a_run(_: &Cluster) -> Result<()> {
     ensure!(!mounts()?.contains("skep-left"));
     drop(cluster);
     ensure!(!first.is_alive());
-    for path in [directory.as_path(), Path::new("/run/skep-left"), Path::new("/var/lib/skep-left")] {
+    for path in [
+        directory.as_path(),
+        Path::new("/run/skep-left"),
+        Path::new("/var/lib/skep-left"),
+    ] {
         ensure!(!path.exists(), "{} is left", path.display());
     }
-    let groups = std::process::Command::new("find").args(["/sys/fs/cgroup", "-name", "skep-left*"]).output()?;
-    ensure!(groups.stdout.is_empty(), "{}", String::from_utf8_lossy(&groups.stdout));
+    let groups = std::process::Command::new("find")
+        .args(["/sys/fs/cgroup", "-name", "skep-left*"])
+        .output()?;
+    ensure!(
+        groups.stdout.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&groups.stdout)
+    );
     Ok(())
 }

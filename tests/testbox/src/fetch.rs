@@ -14,13 +14,23 @@ struct Target {
 
 /// `http://host[:port]/path`; a host that is no address is asked from the nameserver.
 fn parse_url(url: &str) -> Result<Target, String> {
-    let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url}: only http:// is known"))?;
+    let rest = url
+        .strip_prefix("http://")
+        .ok_or_else(|| format!("{url}: only http:// is known"))?;
     let (host, path) = match rest.find('/') {
         Some(slash) => (&rest[..slash], &rest[slash..]),
         None => (rest, "/"),
     };
-    let address = parse_address(if host.contains(':') { host.to_string() } else { format!("{host}:80") })?;
-    Ok(Target { address, host: host.to_string(), path: path.to_string() })
+    let address = parse_address(if host.contains(':') {
+        host.to_string()
+    } else {
+        format!("{host}:80")
+    })?;
+    Ok(Target {
+        address,
+        host: host.to_string(),
+        path: path.to_string(),
+    })
 }
 
 fn parse_address(host: String) -> Result<SocketAddr, String> {
@@ -32,7 +42,11 @@ fn parse_address(host: String) -> Result<SocketAddr, String> {
     let ip = *resolve::lookup(name, None, Duration::from_secs(5))?
         .first()
         .ok_or_else(|| format!("{name}: no address"))?;
-    (ip, port).to_socket_addrs().map_err(|error| error.to_string())?.next().ok_or_else(|| host.clone())
+    (ip, port)
+        .to_socket_addrs()
+        .map_err(|error| error.to_string())?
+        .next()
+        .ok_or_else(|| host.clone())
 }
 
 /// What a failed request died of, as one word tests can compare.
@@ -47,10 +61,18 @@ fn failure(error: &std::io::Error) -> &'static str {
 }
 
 fn report(number: usize, started: Duration, took: Duration, result: Result<(u16, String), std::io::Error>) {
-    let head = format!("\"n\":{number},\"at_ms\":{},\"ms\":{:.1}", started.as_millis(), took.as_secs_f64() * 1e3);
+    let head = format!(
+        "\"n\":{number},\"at_ms\":{},\"ms\":{:.1}",
+        started.as_millis(),
+        took.as_secs_f64() * 1e3
+    );
     match result {
         Ok((status, body)) => {
-            println!("{{{head},\"ok\":{},\"status\":{status},\"body\":{}}}", status == 200, json::string(body.trim()));
+            println!(
+                "{{{head},\"ok\":{},\"status\":{status},\"body\":{}}}",
+                status == 200,
+                json::string(body.trim())
+            );
         }
         Err(error) => println!(
             "{{{head},\"ok\":false,\"error\":\"{}\",\"detail\":{}}}",
@@ -112,16 +134,26 @@ fn request(target: &Target, timeout: Duration) -> std::io::Result<(u16, String)>
         }
     }
     let answer = String::from_utf8_lossy(&answer);
-    let status = answer.split_whitespace().nth(1).and_then(|text| text.parse().ok());
+    let status = answer
+        .split_whitespace()
+        .nth(1)
+        .and_then(|text| text.parse().ok());
     let status = status.ok_or(ErrorKind::UnexpectedEof)?;
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string()).unwrap_or_default();
+    let body = answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_string())
+        .unwrap_or_default();
     Ok((status, body))
 }
 
 fn open(target: &Target, timeout: Duration) -> std::io::Result<TcpStream> {
     let mut connection = TcpStream::connect_timeout(&target.address, timeout)?;
     connection.set_write_timeout(Some(timeout))?;
-    write!(connection, "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", target.path, target.host)?;
+    write!(
+        connection,
+        "GET {} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+        target.path, target.host
+    )?;
     Ok(connection)
 }
 
@@ -130,7 +162,9 @@ pub fn stream(arguments: &Arguments<'_>) -> Result<(), String> {
     let target = parse_url(arguments.first()?)?;
     let length = Duration::from_secs(arguments.number("--seconds", 5));
     let connection = open(&target, Duration::from_secs(5)).map_err(|error| format!("connect: {error}"))?;
-    connection.set_read_timeout(Some(Duration::from_millis(100))).map_err(|error| error.to_string())?;
+    connection
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .map_err(|error| error.to_string())?;
     let begin = Instant::now();
     let (mut lines, mut gap, mut last, mut end) = (0u64, Duration::ZERO, Instant::now(), "time");
     let mut reader = BufReader::new(connection);
@@ -155,7 +189,10 @@ pub fn stream(arguments: &Arguments<'_>) -> Result<(), String> {
         }
     }
     gap = gap.max(last.elapsed());
-    println!("{{\"lines\":{lines},\"longest_gap_ms\":{},\"end\":\"{end}\"}}", gap.as_millis());
+    println!(
+        "{{\"lines\":{lines},\"longest_gap_ms\":{},\"end\":\"{end}\"}}",
+        gap.as_millis()
+    );
     Ok(())
 }
 

@@ -30,7 +30,9 @@ pub fn init(arguments: &Arguments<'_>) -> Result<(), String> {
         new_run(Path::new(run))?;
     }
     for pair in arguments.values("--bind") {
-        let (from, to) = pair.split_once(':').ok_or_else(|| format!("--bind {pair}: no colon"))?;
+        let (from, to) = pair
+            .split_once(':')
+            .ok_or_else(|| format!("--bind {pair}: no colon"))?;
         bind(from, to)?;
     }
     write("/proc/sys/kernel/hostname", name)?;
@@ -70,8 +72,14 @@ fn attach(kind: &str, path: &str, name: &str) -> Result<(), String> {
 }
 
 fn bind(from: &str, to: &str) -> Result<(), String> {
-    mount(Some(from), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
-        .map_err(|error| format!("bind {from} to {to}: {error}"))
+    mount(
+        Some(from),
+        to,
+        None::<&str>,
+        MsFlags::MS_BIND | MsFlags::MS_REC,
+        None::<&str>,
+    )
+    .map_err(|error| format!("bind {from} to {to}: {error}"))
 }
 
 fn make_directory(path: &Path) -> Result<(), String> {

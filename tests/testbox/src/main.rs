@@ -60,16 +60,25 @@ impl Arguments<'_> {
 
     /// Every value after an occurrence of `name`.
     pub fn values(&self, name: &str) -> Vec<&str> {
-        self.0.windows(2).filter(|pair| pair[0] == name).map(|pair| pair[1].as_str()).collect()
+        self.0
+            .windows(2)
+            .filter(|pair| pair[0] == name)
+            .map(|pair| pair[1].as_str())
+            .collect()
     }
 
     /// A number after `name`, or `default` where it is missing or no number.
     pub fn number<T: std::str::FromStr>(&self, name: &str, default: T) -> T {
-        self.value(name).and_then(|text| text.parse().ok()).unwrap_or(default)
+        self.value(name)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(default)
     }
 
     /// The first argument, which has no name.
     pub fn first(&self) -> Result<&str, String> {
-        self.0.first().map(String::as_str).ok_or_else(|| USAGE.to_string())
+        self.0
+            .first()
+            .map(String::as_str)
+            .ok_or_else(|| USAGE.to_string())
     }
 }

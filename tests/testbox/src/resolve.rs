@@ -11,12 +11,22 @@ use crate::{Arguments, json};
 /// `resolve NAME`: prints `{"name":..,"addresses":[..]}`.
 pub fn resolve(arguments: &Arguments<'_>) -> Result<(), String> {
     let name = arguments.first()?;
-    let server = arguments.value("--server").map(|text| text.parse::<IpAddr>()).transpose();
+    let server = arguments
+        .value("--server")
+        .map(|text| text.parse::<IpAddr>())
+        .transpose();
     let server = server.map_err(|error| format!("--server: {error}"))?;
     let timeout = Duration::from_millis(arguments.number("--timeout-ms", 5000));
     let addresses = lookup(name, server, timeout)?;
-    let list: Vec<String> = addresses.iter().map(|address| json::string(&address.to_string())).collect();
-    println!("{{\"name\":{},\"addresses\":[{}]}}", json::string(name), list.join(","));
+    let list: Vec<String> = addresses
+        .iter()
+        .map(|address| json::string(&address.to_string()))
+        .collect();
+    println!(
+        "{{\"name\":{},\"addresses\":[{}]}}",
+        json::string(name),
+        list.join(",")
+    );
     Ok(())
 }
 
@@ -33,20 +43,30 @@ fn nameserver() -> Result<IpAddr, String> {
 pub fn lookup(name: &str, server: Option<IpAddr>, timeout: Duration) -> Result<Vec<Ipv4Addr>, String> {
     let server = server.map_or_else(nameserver, Ok)?;
     let socket = UdpSocket::bind("0.0.0.0:0").map_err(|error| format!("UDP socket: {error}"))?;
-    socket.set_read_timeout(Some(timeout)).map_err(|error| error.to_string())?;
-    socket.connect((server, 53)).map_err(|error| format!("{server}: {error}"))?;
+    socket
+        .set_read_timeout(Some(timeout))
+        .map_err(|error| error.to_string())?;
+    socket
+        .connect((server, 53))
+        .map_err(|error| format!("{server}: {error}"))?;
     let id = std::process::id().to_be_bytes();
     let query = query(name, [id[2], id[3]])?;
-    socket.send(&query).map_err(|error| format!("ask {server}: {error}"))?;
+    socket
+        .send(&query)
+        .map_err(|error| format!("ask {server}: {error}"))?;
     let mut buffer = [0; 4096];
-    let length = socket.recv(&mut buffer).map_err(|error| format!("no answer of {server}: {error}"))?;
+    let length = socket
+        .recv(&mut buffer)
+        .map_err(|error| format!("no answer of {server}: {error}"))?;
     parse(&buffer[..length]).map_err(|reason| format!("{name}: {reason}"))
 }
 
 fn query(name: &str, id: [u8; 2]) -> Result<Vec<u8>, String> {
     let mut message = vec![id[0], id[1], 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     for label in name.trim_end_matches('.').split('.') {
-        let length = u8::try_from(label.len()).ok().filter(|length| (1..64).contains(length));
+        let length = u8::try_from(label.len())
+            .ok()
+            .filter(|length| (1..64).contains(length));
         message.push(length.ok_or_else(|| format!("{name}: bad label"))?);
         message.extend_from_slice(label.as_bytes());
     }
@@ -101,7 +121,9 @@ pub fn serve(arguments: &Arguments<'_>) -> Result<(), String> {
     let socket = UdpSocket::bind("0.0.0.0:53").map_err(|error| format!("bind UDP 53: {error}"))?;
     let mut buffer = [0; 4096];
     loop {
-        let (length, client) = socket.recv_from(&mut buffer).map_err(|error| format!("receive: {error}"))?;
+        let (length, client) = socket
+            .recv_from(&mut buffer)
+            .map_err(|error| format!("receive: {error}"))?;
         let Some(question) = buffer[..length].get(12..).and_then(|rest| {
             let end = skip_name(rest, 0)? + 4;
             rest.get(..end)
@@ -110,13 +132,28 @@ pub fn serve(arguments: &Arguments<'_>) -> Result<(), String> {
         };
         let found = table.iter().find(|(name, _)| name.eq_ignore_ascii_case(question));
         let code = if found.is_some() { 0 } else { 3 };
-        let mut answer = vec![buffer[0], buffer[1], 0x81, 0x80 | code, 0, 1, 0, u8::from(found.is_some()), 0, 0, 0, 0];
+        let mut answer = vec![
+            buffer[0],
+            buffer[1],
+            0x81,
+            0x80 | code,
+            0,
+            1,
+            0,
+            u8::from(found.is_some()),
+            0,
+            0,
+            0,
+            0,
+        ];
         answer.extend_from_slice(question);
         if let Some((_, address)) = found {
             answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4]);
             answer.extend_from_slice(&address.octets());
         }
-        socket.send_to(&answer, client).map_err(|error| format!("answer to {client}: {error}"))?;
+        socket
+            .send_to(&answer, client)
+            .map_err(|error| format!("answer to {client}: {error}"))?;
     }
 }
 
@@ -135,7 +172,10 @@ mod tests {
 
     #[test]
     fn a_refusal_and_a_cut_message_are_errors() {
-        assert_eq!(parse(&[0, 0, 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]), Err("NXDOMAIN".to_string()));
+        assert_eq!(
+            parse(&[0, 0, 0x81, 0x83, 0, 1, 0, 0, 0, 0, 0, 0]),
+            Err("NXDOMAIN".to_string())
+        );
         assert!(parse(&[0, 0, 0x81, 0x80, 0, 1, 0, 1]).is_err());
         assert!(query("a..b", [0, 0]).is_err());
     }

@@ -85,7 +85,10 @@ fn answer(mut connection: TcpStream) -> std::io::Result<()> {
 }
 
 fn stream(mut connection: TcpStream) -> std::io::Result<()> {
-    write!(connection, "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n")?;
+    write!(
+        connection,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n"
+    )?;
     for number in 0u64.. {
         writeln!(connection, "{number}")?;
         std::thread::sleep(Duration::from_millis(50));
