@@ -1,5 +1,11 @@
 //! The certificate authority: root, join tokens, node certificates, and a node's identity on disk.
+//!
+//! Names in a node certificate follow swarmkit (`ca/certificates.go`): CN = node id, OU = role, O = cluster id.
 
+pub mod authority;
 pub mod identity;
+pub mod token;
 
+pub use authority::{Authority, AuthorityError};
 pub use identity::{Identity, IdentityError};
+pub use token::{InvalidToken, JoinToken};

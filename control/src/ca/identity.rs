@@ -4,6 +4,10 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::authority;
 use crate::model::Role;
 
 /// A node's certificate. Cheap to clone; the key is PEM text and is never logged.
@@ -40,6 +44,77 @@ pub enum IdentityError {
     Malformed { path: PathBuf, reason: String },
 }
 
+const CERT: &str = "node.crt";
+const ROOT: &str = "root.crt";
+
+impl Identity {
+    /// Reads the names out of the certificate; `None` when it is no node certificate.
+    pub fn from_pem(cert_pem: String, key_pem: String, root_pem: String) -> Option<Identity> {
+        let der = CertificateDer::from_pem_slice(cert_pem.as_bytes()).ok()?;
+        let names = authority::names(&der)?;
+        Some(Identity {
+            node_id: names.node_id,
+            cluster_id: names.cluster_id,
+            role: names.role,
+            cert_pem,
+            key_pem,
+            root_pem,
+        })
+    }
+
+    /// Reads the identity in a directory; `None` when there is none.
+    pub fn load(directory: &Path) -> Result<Option<Identity>, IdentityError> {
+        let path = directory.join(CERT);
+        let Some(bundle) = read(&path)? else {
+            return Ok(None);
+        };
+        let malformed = |reason: &str| IdentityError::Malformed {
+            path: path.clone(),
+            reason: reason.to_string(),
+        };
+        // Certificate and key are one file, so that a renewal replaces both at once.
+        let (cert_pem, key_pem) = bundle
+            .find("-----BEGIN PRIVATE KEY-----")
+            .map(|at| bundle.split_at(at))
+            .ok_or_else(|| malformed("it holds no private key"))?;
+        let root_pem = read(&directory.join(ROOT))?.ok_or_else(|| malformed("root.crt is missing beside it"))?;
+        Identity::from_pem(cert_pem.to_string(), key_pem.to_string(), root_pem)
+            .map(Some)
+            .ok_or_else(|| malformed("its names are not a node's"))
+    }
+
+    /// Writes the identity (mode 0600); after a crash the old or the new one is there.
+    pub fn store(&self, directory: &Path) -> Result<(), IdentityError> {
+        write_private(&directory.join(ROOT), self.root_pem.as_bytes())?;
+        let bundle = format!("{}{}", self.cert_pem, self.key_pem);
+        write_private(&directory.join(CERT), bundle.as_bytes())
+    }
+
+    /// When to renew: a point between 50 % and 80 % of the certificate's life, chosen by `chance` (0 to 1).
+    /// Unix seconds; 0 when the certificate cannot be read.
+    pub fn renew_at(&self, chance: f64) -> i64 {
+        let Some(names) = CertificateDer::from_pem_slice(self.cert_pem.as_bytes())
+            .ok()
+            .and_then(|der| authority::names(&der))
+        else {
+            return 0;
+        };
+        let life = (names.not_after - names.not_before) as f64;
+        names.not_before + (life * (0.5 + 0.3 * chance.clamp(0.0, 1.0))) as i64
+    }
+}
+
+fn read(path: &Path) -> Result<Option<String>, IdentityError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(IdentityError::Read {
+            path: path.to_path_buf(),
+            source,
+        }),
+    }
+}
+
 /// Writes a file so that a crash leaves the old or the new content: a temporary file (mode 0600), fsync, rename,
 /// fsync of the directory.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
@@ -66,4 +141,33 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> Result<(), IdentityE
         path: path.to_path_buf(),
         source,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::ca::Authority;
+    use crate::ca::authority::{NODE_LIFE, make_request};
+
+    #[test]
+    fn an_identity_survives_the_disk_and_is_private() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(Identity::load(directory.path()).unwrap(), None);
+        let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
+        let authority = Authority::make(now).unwrap();
+        let (key, csr) = make_request().unwrap();
+        let cert = authority.sign(&csr, "n1", "c1", Role::Manager, now, NODE_LIFE).unwrap();
+        let identity = Identity::from_pem(cert, key, authority.root_pem).unwrap();
+        identity.store(directory.path()).unwrap();
+        assert_eq!(Identity::load(directory.path()).unwrap(), Some(identity.clone()));
+        let mode = std::fs::metadata(directory.path().join(CERT)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let day = 86400;
+        assert!((1_800_000_000 + 44 * day..1_800_000_000 + 46 * day).contains(&identity.renew_at(0.0)));
+        assert!((1_800_000_000 + 71 * day..1_800_000_000 + 73 * day).contains(&identity.renew_at(1.0)));
+    }
 }
