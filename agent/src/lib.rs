@@ -3,6 +3,8 @@
 //! In reading order:
 //! - [`core`]: pure functions: plan, container configuration, templates.
 //! - [`io`]: the outside world: Docker Engine, files.
+//! - [`network`]: the node's network: Docker driver, links, firewall, data plane tables, DNS.
 
 pub mod core;
 pub mod io;
+pub mod network;
