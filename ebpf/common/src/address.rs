@@ -11,7 +11,9 @@ impl Address {
     /// The mapped form of an IPv4 address.
     #[inline(always)]
     pub const fn v4(address_be: u32) -> Self {
-        Self { words_be: [0, 0, 0xffff_u32.to_be(), address_be] }
+        Self {
+            words_be: [0, 0, 0xffff_u32.to_be(), address_be],
+        }
     }
 
     /// The IPv4 address, if it is one.

@@ -10,7 +10,9 @@ mod flow;
 mod tables;
 mod verdict;
 
-pub use address::{Address, GATEWAY_MAC, MESH_FORWARD, MESH_REPLY, endpoint_mac, mesh_hop_mac, mesh_node_mac};
+pub use address::{
+    Address, GATEWAY_MAC, MESH_FORWARD, MESH_REPLY, endpoint_mac, mesh_hop_mac, mesh_node_mac,
+};
 pub use drop_reason::DropReason;
 pub use flow::*;
 pub use tables::*;

@@ -189,7 +189,24 @@ mod pod {
     }
 
     pod!(
-        Address, Config, InterfaceValue, SourceKey, SourceValue, NetworkValue, EndpointKey, EndpointValue, BackendKey,
-        BackendValue, NodeValue, PublishedKey, PublishedValue, Row, TaskValue, FlowKey, FlowValue, FragmentKey, FragmentValue
+        Address,
+        Config,
+        InterfaceValue,
+        SourceKey,
+        SourceValue,
+        NetworkValue,
+        EndpointKey,
+        EndpointValue,
+        BackendKey,
+        BackendValue,
+        NodeValue,
+        PublishedKey,
+        PublishedValue,
+        Row,
+        TaskValue,
+        FlowKey,
+        FlowValue,
+        FragmentKey,
+        FragmentValue
     );
 }
