@@ -1,0 +1,3 @@
+//! The probes' outside world: one UDP socket.
+
+pub mod socket;
