@@ -3,13 +3,12 @@
 //! In reading order:
 //! - [`desired`]: what this node is asked to be.
 //! - [`plan`]: what to do next about it.
-//! - [`container`], [`template`], [`resolv`]: how a task becomes a container's configuration.
+//! - [`template`], [`resolv`]: texts of a task.
 //! - [`backoff`]: how long to wait before the next try.
 //! - [`address`]: which address a node joins a swarm with.
 
 pub mod address;
 pub mod backoff;
-pub mod container;
 pub mod desired;
 pub mod plan;
 pub mod resolv;

@@ -31,7 +31,9 @@ pub enum AddressError {
     SeveralInterfaces(String, IpAddr, String, IpAddr),
     #[error("could not find the system's IP address - specify one with --advertise-addr")]
     None,
-    #[error("advertise address must be a non-zero IP address or network interface (with optional port number)")]
+    #[error(
+        "advertise address must be a non-zero IP address or network interface (with optional port number)"
+    )]
     Unspecified,
     #[error("invalid port in {0:?}")]
     Port(String),
@@ -46,7 +48,10 @@ pub fn parse(text: &str, port: u16, interfaces: &[Interface]) -> Result<(IpAddr,
     if let Ok(address) = host.parse() {
         return Ok((address, port));
     }
-    let interface = interfaces.iter().find(|i| i.name == host).ok_or(AddressError::NotAnAddress)?;
+    let interface = interfaces
+        .iter()
+        .find(|i| i.name == host)
+        .ok_or(AddressError::NotAnAddress)?;
     let usable = usable(interface);
     match usable.as_slice() {
         [] => Err(AddressError::NoAddress(host.to_string())),
@@ -81,13 +86,22 @@ fn split(text: &str, port: u16) -> Result<(&str, u16), AddressError> {
     if text.ends_with(']') {
         return Ok((text.trim_matches(['[', ']']), port));
     }
-    let port = if tail.is_empty() { port } else { tail.parse().map_err(|_| bad())? };
+    let port = if tail.is_empty() {
+        port
+    } else {
+        tail.parse().map_err(|_| bad())?
+    };
     Ok((host.trim_matches(['[', ']']), port))
 }
 
 /// IPv4 where there is one, else global IPv6.
 fn usable(interface: &Interface) -> Vec<IpAddr> {
-    let v4: Vec<IpAddr> = interface.addresses.iter().copied().filter(IpAddr::is_ipv4).collect();
+    let v4: Vec<IpAddr> = interface
+        .addresses
+        .iter()
+        .copied()
+        .filter(IpAddr::is_ipv4)
+        .collect();
     if !v4.is_empty() {
         return v4;
     }
@@ -102,7 +116,9 @@ fn only_address(interfaces: &[Interface]) -> Result<IpAddr, AddressError> {
         if let [a, b, ..] = addresses.as_slice() {
             return Err(AddressError::Several(interface.name.clone(), *a, *b));
         }
-        let Some(address) = addresses.first() else { continue };
+        let Some(address) = addresses.first() else {
+            continue;
+        };
         if let Some((name, other)) = found {
             let (name, here) = (name.to_string(), interface.name.clone());
             return Err(AddressError::SeveralInterfaces(name, other, here, *address));
@@ -114,7 +130,10 @@ fn only_address(interfaces: &[Interface]) -> Result<IpAddr, AddressError> {
 
 /// Docker leaves out its own networks' addresses; so do we, by name, and ours.
 fn made_by_us_or_docker(name: &str) -> bool {
-    name == "lo" || ["docker", "br-", "veth", "skep"].iter().any(|prefix| name.starts_with(prefix))
+    name == "lo"
+        || ["docker", "br-", "veth", "skep"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -146,10 +165,16 @@ mod tests {
     fn several_addresses_are_named() {
         let one = [interface("eth0", &["10.0.0.1", "10.0.0.2"])];
         let text = advertise("", 2377, &one).unwrap_err().to_string();
-        assert!(text.ends_with("multiple addresses on interface eth0 (10.0.0.1 and 10.0.0.2)"), "{text}");
+        assert!(
+            text.ends_with("multiple addresses on interface eth0 (10.0.0.1 and 10.0.0.2)"),
+            "{text}"
+        );
         let two = [interface("eth0", &["10.0.0.1"]), interface("eth1", &["10.1.0.1"])];
         let text = advertise("", 2377, &two).unwrap_err().to_string();
-        assert!(text.ends_with("(10.0.0.1 on eth0 and 10.1.0.1 on eth1)"), "{text}");
+        assert!(
+            text.ends_with("(10.0.0.1 on eth0 and 10.1.0.1 on eth1)"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -164,10 +189,20 @@ mod tests {
             ("[2001:db8::1]:4000", ("2001:db8::1", 4000)),
             ("[2001:db8::1]", ("2001:db8::1", 2377)),
         ] {
-            assert_eq!(advertise(text, 2377, &system), Ok((ip(expected.0), expected.1)), "{text}");
+            assert_eq!(
+                advertise(text, 2377, &system),
+                Ok((ip(expected.0), expected.1)),
+                "{text}"
+            );
         }
-        assert_eq!(advertise("nonsense", 2377, &system), Err(AddressError::NotAnAddress));
-        assert_eq!(advertise("0.0.0.0", 2377, &system), Err(AddressError::Unspecified));
+        assert_eq!(
+            advertise("nonsense", 2377, &system),
+            Err(AddressError::NotAnAddress)
+        );
+        assert_eq!(
+            advertise("0.0.0.0", 2377, &system),
+            Err(AddressError::Unspecified)
+        );
         assert!(advertise("10.1.1.1:http", 2377, &system).is_err());
     }
 }

@@ -41,7 +41,11 @@ impl Desired {
         if !complete && (!self.complete || message.applies_to != self.index) {
             return Err(mismatch);
         }
-        let mut items = if complete { Items::new() } else { (*self.items).clone() };
+        let mut items = if complete {
+            Items::new()
+        } else {
+            (*self.items).clone()
+        };
         fold(&mut items, &message.changes);
         Ok(Desired {
             node_id: self.node_id.clone(),
@@ -129,7 +133,13 @@ mod tests {
         let complete = message(AssignmentsKind::Complete, 0, 5, &Items::new(), &items(&[1]));
         let desired = Desired::default().folded(&complete).unwrap();
         let gap = message(AssignmentsKind::Incremental, 6, 7, &items(&[1]), &items(&[2]));
-        assert_eq!(desired.folded(&gap), Err(Mismatch { applies_to: 6, have: 5 }));
+        assert_eq!(
+            desired.folded(&gap),
+            Err(Mismatch {
+                applies_to: 6,
+                have: 5
+            })
+        );
     }
 
     #[test]

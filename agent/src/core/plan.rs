@@ -49,14 +49,28 @@ pub struct Observed {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// The task's status moved forward.
-    Report { task_id: String, status: TaskStatus },
+    Report {
+        task_id: String,
+        status: TaskStatus,
+    },
     /// Fetch the image if it is missing, make the networks exist, create the container.
-    Create { task_id: String },
-    Start { task_id: String, container_id: String },
+    Create {
+        task_id: String,
+    },
+    Start {
+        task_id: String,
+        container_id: String,
+    },
     /// Stop signal, then kill after the grace period.
-    Stop { task_id: String, container_id: String },
+    Stop {
+        task_id: String,
+        container_id: String,
+    },
     /// Remove a container that does not run, with what belongs to it.
-    Remove { task_id: String, container_id: String },
+    Remove {
+        task_id: String,
+        container_id: String,
+    },
 }
 
 impl Action {
@@ -121,11 +135,15 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis, wall: Timestamp
             plan.actions.extend(clear(id, containers));
         }
     }
-    let (leaving, staying): (Vec<&TaskItem>, Vec<&TaskItem>) =
-        tasks.values().partition(|t| t.desired_state > TaskState::Running as i32);
+    let (leaving, staying): (Vec<&TaskItem>, Vec<&TaskItem>) = tasks
+        .values()
+        .partition(|t| t.desired_state > TaskState::Running as i32);
     for task in leaving.into_iter().chain(staying) {
         if free(observed, &task.id, now, &mut plan) {
-            let containers = by_task.get(task.id.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let containers = by_task
+                .get(task.id.as_str())
+                .map(Vec::as_slice)
+                .unwrap_or_default();
             step(task, containers, observed, now, wall, &mut plan);
         }
     }
@@ -150,8 +168,14 @@ fn clear(task_id: &str, containers: &[&Container]) -> Option<Action> {
     let container = containers.first()?;
     let (task_id, container_id) = (task_id.to_string(), container.id.clone());
     Some(match container.phase {
-        Phase::Running { .. } => Action::Stop { task_id, container_id },
-        _ => Action::Remove { task_id, container_id },
+        Phase::Running { .. } => Action::Stop {
+            task_id,
+            container_id,
+        },
+        _ => Action::Remove {
+            task_id,
+            container_id,
+        },
     })
 }
 
@@ -244,16 +268,29 @@ fn run(teller: &mut Teller, container: Option<&Container>) {
     let task_id = teller.task.id.clone();
     let wanted = teller.task.desired_state;
     if teller.state > TaskState::Running as i32 {
-        if let Some(Container { id, phase: Phase::Running { .. }, .. }) = container {
+        if let Some(Container {
+            id,
+            phase: Phase::Running { .. },
+            ..
+        }) = container
+        {
             let container_id = id.clone();
-            teller.plan.actions.push(Action::Stop { task_id, container_id });
+            teller.plan.actions.push(Action::Stop {
+                task_id,
+                container_id,
+            });
         }
         return;
     }
     teller.say(TaskState::Accepted, "accepted", String::new(), None);
     let Some(container) = container else {
         if teller.reached(TaskState::Starting) {
-            teller.say(TaskState::Failed, "started", "task: container was removed".into(), None);
+            teller.say(
+                TaskState::Failed,
+                "started",
+                "task: container was removed".into(),
+                None,
+            );
         } else {
             teller.say(TaskState::Preparing, "preparing", String::new(), None);
             teller.plan.actions.push(Action::Create { task_id });
@@ -266,11 +303,16 @@ fn run(teller: &mut Teller, container: Option<&Container>) {
             if wanted >= TaskState::Running as i32 {
                 teller.say(TaskState::Starting, "starting", String::new(), Some(container));
                 let container_id = container.id.clone();
-                teller.plan.actions.push(Action::Start { task_id, container_id });
+                teller.plan.actions.push(Action::Start {
+                    task_id,
+                    container_id,
+                });
             }
         }
         Phase::Running { .. } => teller.say(TaskState::Running, "started", String::new(), Some(container)),
-        Phase::Exited { code: 0 } => teller.say(TaskState::Complete, "finished", String::new(), Some(container)),
+        Phase::Exited { code: 0 } => {
+            teller.say(TaskState::Complete, "finished", String::new(), Some(container))
+        }
         Phase::Exited { code } => {
             let err = format!("task: non-zero exit ({code})");
             teller.say(TaskState::Failed, "started", err, Some(container));
@@ -287,7 +329,10 @@ fn leave(teller: &mut Teller, container: Option<&Container>, observed: &Observed
             let since = observed.withdrawn.get(&task_id).copied().unwrap_or(now);
             let deadline = since + WITHDRAW_DEADLINE_MS;
             if teller.task.released || now >= deadline {
-                teller.plan.actions.push(Action::Stop { task_id, container_id });
+                teller.plan.actions.push(Action::Stop {
+                    task_id,
+                    container_id,
+                });
             } else {
                 teller.plan.wake(deadline);
             }
@@ -295,7 +340,10 @@ fn leave(teller: &mut Teller, container: Option<&Container>, observed: &Observed
         }
         if teller.task.desired_state >= TaskState::Remove as i32 {
             teller.say(TaskState::Shutdown, "shutdown", String::new(), Some(container));
-            teller.plan.actions.push(Action::Remove { task_id, container_id });
+            teller.plan.actions.push(Action::Remove {
+                task_id,
+                container_id,
+            });
             return;
         }
     }

@@ -12,7 +12,8 @@ pub fn search_of(resolv_conf: &str) -> Vec<String> {
         .filter_map(|line| line.trim().strip_prefix("search"))
         .filter(|rest| rest.starts_with(char::is_whitespace))
         .next_back();
-    last.map(|rest| rest.split_whitespace().map(str::to_string).collect()).unwrap_or_default()
+    last.map(|rest| rest.split_whitespace().map(str::to_string).collect())
+        .unwrap_or_default()
 }
 
 /// Text of the file. `ndots:0` unless the task says otherwise, as Docker writes it on user-defined networks: a
@@ -20,7 +21,11 @@ pub fn search_of(resolv_conf: &str) -> Vec<String> {
 pub fn resolv_conf(resolver: Ipv4Addr, host_search: &[String], dns: Option<&DnsConfig>) -> String {
     let empty = DnsConfig::default();
     let dns = dns.unwrap_or(&empty);
-    let search = if dns.search.is_empty() { host_search } else { &dns.search };
+    let search = if dns.search.is_empty() {
+        host_search
+    } else {
+        &dns.search
+    };
     let mut text = format!("nameserver {resolver}\n");
     for server in &dns.nameservers {
         line(&mut text, "nameserver", server);
@@ -53,7 +58,8 @@ mod tests {
             options: vec!["timeout:1".into()],
         };
         let text = resolv_conf(Ipv4Addr::new(169, 254, 7, 53), &["lan".into()], Some(&dns));
-        let expected = "nameserver 169.254.7.53\nnameserver 9.9.9.9\nsearch shop.example\noptions timeout:1 ndots:0\n";
+        let expected =
+            "nameserver 169.254.7.53\nnameserver 9.9.9.9\nsearch shop.example\noptions timeout:1 ndots:0\n";
         assert_eq!(text, expected);
     }
 
@@ -62,6 +68,9 @@ mod tests {
         let host = search_of("# search no\nsearch lan example.org\nnameserver 1.1.1.1\n");
         assert_eq!(host, ["lan", "example.org"]);
         let text = resolv_conf(Ipv4Addr::new(169, 254, 7, 53), &host, None);
-        assert_eq!(text, "nameserver 169.254.7.53\nsearch lan example.org\noptions ndots:0\n");
+        assert_eq!(
+            text,
+            "nameserver 169.254.7.53\nsearch lan example.org\noptions ndots:0\n"
+        );
     }
 }

@@ -39,7 +39,9 @@ pub fn expand(text: &str, values: &TemplateValues) -> Result<String, TemplateErr
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("{{") {
         out.push_str(before);
-        let (inner, after) = after.split_once("}}").ok_or_else(|| error("unclosed action".into()))?;
+        let (inner, after) = after
+            .split_once("}}")
+            .ok_or_else(|| error("unclosed action".into()))?;
         let name = inner.trim_matches(|c: char| c.is_whitespace() || c == '-');
         let value =
             lookup(name, values).ok_or_else(|| error(format!("{name:?} is not a field that Swarm knows")))?;
