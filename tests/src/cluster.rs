@@ -22,6 +22,7 @@ pub struct Builder {
     label: String,
     nodes: usize,
     agent: bool,
+    binary: Option<PathBuf>,
     live_restore: bool,
     detached: bool,
 }
@@ -67,6 +68,7 @@ impl Cluster {
             label: label.to_string(),
             nodes: 1,
             agent: true,
+            binary: None,
             live_restore: true,
             detached: false,
         }
@@ -140,6 +142,12 @@ impl Builder {
         self
     }
 
+    /// This `skep` binary instead of the one that `agent_binary` finds.
+    pub fn agent(mut self, binary: PathBuf) -> Self {
+        self.binary = Some(binary);
+        self
+    }
+
     /// dockerd alone, for comparisons with real Swarm and for tests of the harness.
     pub fn without_agent(mut self) -> Self {
         self.agent = false;
@@ -154,9 +162,13 @@ impl Builder {
     }
 
     /// Starts everything, the nodes in parallel. After an error nothing is left.
-    pub fn build(self) -> Result<Cluster> {
+    pub fn build(mut self) -> Result<Cluster> {
         let begin = Instant::now();
-        let agent = if self.agent { Some(agent_binary()?) } else { None };
+        let agent = if self.agent {
+            Some(self.binary.take().map_or_else(agent_binary, Ok)?)
+        } else {
+            None
+        };
         let testbox = testbox::build().context("build skep-testbox")?;
         let images = images::archive(&testbox).context("make the test images")?;
         let run = Run::begin(&self.label)?;

@@ -11,6 +11,7 @@
 //! - [`testbox`]: the static program inside nodes and images;
 //! - [`runs`]: what a run leaves on the machine, and its removal, now or by the next run;
 //! - [`command`]: child processes with a deadline;
+//! - [`swarm`]: what tests ask a swarm;
 //! - [`suite`]: a test runner whose tests share one cluster.
 
 pub mod client;
@@ -22,6 +23,7 @@ pub mod node;
 pub mod runs;
 pub mod space;
 pub mod suite;
+pub mod swarm;
 pub mod testbox;
 pub mod wait;
 

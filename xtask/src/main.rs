@@ -1,23 +1,83 @@
-//! The only build and test entry point.
+//! The only build and test entry point: `cargo xtask <command>`.
 
 mod build_ebpf;
+mod demo;
+mod lint;
+mod setup;
+mod step;
+mod test;
 
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
+/// Builds, checks, tests and shows Skep.
 #[derive(Parser)]
+#[command(name = "cargo xtask")]
 struct Arguments {
     #[command(subcommand)]
-    command: Action,
+    command: Command,
 }
 
 #[derive(Subcommand)]
-enum Action {
-    /// Compile the eBPF programs that the loader embeds
+enum Command {
+    /// Installs what building and testing need and what is missing.
+    Setup {
+        /// Only says what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Compiles the eBPF programs that the agent embeds.
     BuildEbpf,
+    /// Format, clippy, the house's own rules, and what dependencies may be.
+    Lint,
+    /// Runs the tests, all layers unless some are named.
+    Test {
+        #[arg(value_enum)]
+        layers: Vec<test::Layer>,
+        /// Tests a release build of the agent.
+        #[arg(long)]
+        release: bool,
+    },
+    /// Three nodes on this machine, driven by the stock docker CLI.
+    Demo {
+        /// Leaves the cluster running.
+        #[arg(long, conflicts_with = "down")]
+        keep: bool,
+        /// Removes a cluster that was left running.
+        #[arg(long)]
+        down: bool,
+        /// Shows a release build of the agent.
+        #[arg(long)]
+        release: bool,
+    },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Arguments::parse().command {
-        Action::BuildEbpf => build_ebpf::run(),
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Setup { dry_run } => setup::run(dry_run),
+        Command::BuildEbpf => build_ebpf::run(),
+        Command::Lint => lint::run(),
+        Command::Test { layers, release } => test::run(&layers, release),
+        Command::Demo { down: true, .. } => demo::down(),
+        Command::Demo { keep, release, .. } => demo::run(keep, release),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+/// Namespaces, mounts and packages are root's to make.
+fn need_root(what: &str) -> Result<()> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "{what} needs root: it makes namespaces and starts dockerd in them. Run it with sudo or as root."
+        );
+    }
+    Ok(())
 }
