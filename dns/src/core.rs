@@ -3,3 +3,4 @@
 pub mod answer;
 pub mod cache;
 pub mod message;
+pub mod upstreams;

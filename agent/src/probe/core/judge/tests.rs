@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
+const NOBODY: [u32; 0] = [];
 const STEP: Duration = Duration::from_millis(10);
 const TICK: Duration = Duration::from_millis(50);
 /// Missed after 700 ms, of which a tick may be missed, plus the others' reports.
@@ -159,7 +160,7 @@ fn a_link_that_one_observer_misses_marks_nobody() {
     net.cut_both_ways(1, 2);
     net.run(ms(3000));
     for index in 1..=3 {
-        assert_eq!(net.marked(index), [] as [u32; 0], "node {index}");
+        assert_eq!(net.marked(index), NOBODY, "node {index}");
     }
 }
 
@@ -225,7 +226,7 @@ proptest! {
         for _ in 0..20 {
             net.run(ms(200));
             for index in 1..=count {
-                prop_assert_eq!(net.marked(index), vec![]);
+                prop_assert_eq!(net.marked(index), NOBODY);
             }
         }
     }
@@ -250,7 +251,7 @@ proptest! {
         }
         net.run(ms(700));
         for index in 1..=count {
-            prop_assert_eq!(net.marked(index), vec![]);
+            prop_assert_eq!(net.marked(index), NOBODY);
         }
     }
 
@@ -262,7 +263,7 @@ proptest! {
         for _ in 0..30 {
             net.run(ms(100));
             for index in 1..=count {
-                prop_assert_eq!(net.marked(index), vec![]);
+                prop_assert_eq!(net.marked(index), NOBODY);
             }
         }
     }
@@ -276,7 +277,7 @@ proptest! {
         }
         for _ in 0..30 {
             net.run(ms(100));
-            prop_assert_eq!(net.marked(1), vec![]);
+            prop_assert_eq!(net.marked(1), NOBODY);
         }
         for index in 2..=count {
             prop_assert_eq!(net.marked(index), vec![1]);
@@ -294,10 +295,10 @@ proptest! {
         net.node(1).state = State::Up;
         for _ in 0..20 {
             net.run(ms(50));
-            prop_assert_eq!(net.marked(1), vec![]);
+            prop_assert_eq!(net.marked(1), NOBODY);
         }
         for index in 2..=count {
-            prop_assert_eq!(net.marked(index), vec![]);
+            prop_assert_eq!(net.marked(index), NOBODY);
         }
     }
 
