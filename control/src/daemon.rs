@@ -100,4 +100,9 @@ pub trait NodeDaemon: Send + Sync + 'static {
     fn api_socket(&self) -> String;
     /// Address that plain containers on overlays get as their DNS server.
     fn resolver(&self) -> String;
+    /// The body of `GET /skep/<path>`, which the `skep` command reads; `None` = no such page. Served at every API
+    /// version and without one; nothing of it goes to the Engine.
+    async fn page(&self, _path: &str) -> Option<serde_json::Value> {
+        None
+    }
 }
