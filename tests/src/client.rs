@@ -7,10 +7,13 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Deserialize;
 
 use crate::command::{self, Output};
 use crate::network;
+use crate::runs::Process;
 use crate::space::Space;
 
 /// One request's outcome, as skep-testbox prints it.
@@ -155,6 +158,15 @@ impl Load {
     /// Waits for the last request.
     pub fn finish(self) -> Result<Vec<Reply>> {
         parse(&self.output()?)
+    }
+
+    /// Ends a server that was started.
+    pub fn end(mut self) -> Result<()> {
+        // The program is the child of the nsenter that was started.
+        let program = Process::child_of(self.0.id())?;
+        kill(Pid::from_raw(program.pid), Signal::SIGKILL).context("end the client's program")?;
+        self.0.wait()?;
+        Ok(())
     }
 
     /// Waits for the end; what was printed.

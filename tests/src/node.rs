@@ -216,12 +216,12 @@ impl Node {
             .as_mut()
             .and_then(|live| live.agent.as_mut())
             .context("no agent runs")?;
-        child_of(agent.id())
+        Process::child_of(agent.id())
     }
 
     /// dockerd's process, by its number outside.
     pub fn dockerd(&self) -> Result<Process> {
-        child_of(self.lock()?.as_mut().context("node is off")?.dockerd.id())
+        Process::child_of(self.lock()?.as_mut().context("node is off")?.dockerd.id())
     }
 
     /// Ends the agent by `signal` and waits for its end; containers and packets go on.
@@ -415,15 +415,4 @@ fn ping(socket: &Path) -> Result<bool> {
     let mut answer = [0; 12];
     stream.read_exact(&mut answer)?;
     Ok(answer.ends_with(b" 200"))
-}
-
-/// The program that an `nsenter --pid` started: it forks, and its child is in the namespace.
-fn child_of(nsenter: u32) -> Result<Process> {
-    let path = format!("/proc/{nsenter}/task/{nsenter}/children");
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let pid = text
-        .split_whitespace()
-        .next()
-        .with_context(|| format!("{path}: the program ended"))?;
-    Process::of(pid.parse()?)
 }

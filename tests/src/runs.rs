@@ -44,6 +44,17 @@ impl Process {
         })
     }
 
+    /// The program that an `nsenter --pid` started: it forks, and its child is in the namespace.
+    pub fn child_of(nsenter: u32) -> Result<Self> {
+        let path = format!("/proc/{nsenter}/task/{nsenter}/children");
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let pid = text
+            .split_whitespace()
+            .next()
+            .with_context(|| format!("{path}: the program ended"))?;
+        Self::of(pid.parse()?)
+    }
+
     pub fn is_alive(&self) -> bool {
         Self::of(self.pid).is_ok_and(|now| now == *self)
     }

@@ -5,8 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use skep_tests::suite;
-use skep_tests::{Cluster, until};
+use skep_tests::{Cluster, suite, swarm, until};
 
 fn main() -> ExitCode {
     let make = || {
@@ -34,6 +33,10 @@ fn main() -> ExitCode {
             (
                 "a_killed_node_is_dead_and_starts_again_with_its_disk",
                 a_killed_node_is_dead_and_starts_again_with_its_disk,
+            ),
+            (
+                "dockers_own_swarm_runs_on_the_nodes",
+                dockers_own_swarm_runs_on_the_nodes,
             ),
             ("nothing_is_left_of_a_run", nothing_is_left_of_a_run),
         ],
@@ -138,6 +141,43 @@ fn a_killed_node_is_dead_and_starts_again_with_its_disk(cluster: &Cluster) -> Re
     let state = node.docker_ok(&["ps", "-a", "--format", "{{.Names}} {{.State}}"])?;
     ensure!(state == "old exited", "{state}");
     ensure!(reachable(cluster, &node.address().to_string())?);
+    Ok(())
+}
+
+/// Real Swarm shows that the nodes are good enough for an orchestrator, and that the questions of
+/// [`swarm`] are asked as Swarm answers them. (It has no VIPs here: those need IPVS.)
+fn dockers_own_swarm_runs_on_the_nodes(cluster: &Cluster) -> Result<()> {
+    let node = cluster.node(1);
+    swarm::form(cluster)?;
+    node.docker_ok(&["network", "create", "-d", "overlay", "app"])?;
+    node.docker_ok(&[
+        "service",
+        "create",
+        "-d",
+        "--name",
+        "web",
+        "--replicas",
+        "6",
+        "--network",
+        "app",
+        "skep-test",
+    ])?;
+    swarm::wait_for_replicas(node, "web", "6/6", Duration::from_secs(60))?;
+    let tasks = swarm::containers(cluster, "web")?;
+    ensure!(
+        tasks.len() == 6 && tasks.iter().all(|task| task.name.starts_with("web.")),
+        "{tasks:?}"
+    );
+    let vip = swarm::virtual_ip(node, "web", "app")?;
+    for task in tasks.iter().take(2) {
+        let node = cluster.node(task.node);
+        ensure!(swarm::resolve(node, &task.name, "web")?.contains(&vip));
+        ensure!(swarm::resolve(node, &task.name, "tasks.web")?.len() == 6);
+    }
+    node.docker_ok(&["service", "rm", "web"])?;
+    until("no container", Duration::from_secs(60), || {
+        Ok(swarm::containers(cluster, "web")?.is_empty().then_some(()))
+    })?;
     Ok(())
 }
 

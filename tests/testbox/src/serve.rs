@@ -15,6 +15,7 @@ pub fn serve(port: u16) -> Result<(), String> {
         TcpListener::bind(("0.0.0.0", port)).map_err(|error| format!("listen on TCP {port}: {error}"))?;
     let socket = UdpSocket::bind(("0.0.0.0", port)).map_err(|error| format!("bind UDP {port}: {error}"))?;
     std::thread::spawn(move || echo_datagrams(&socket));
+    stop_when_told()?;
     println!("serving on port {port}");
     for connection in listener.incoming() {
         match connection {
@@ -28,6 +29,20 @@ pub fn serve(port: u16) -> Result<(), String> {
             Err(error) => eprintln!("accept: {error}"),
         }
     }
+    Ok(())
+}
+
+/// As process 1 of a container it would not get SIGTERM without a handler, and every stop would last
+/// the whole grace period.
+fn stop_when_told() -> Result<(), String> {
+    let signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM]);
+    let mut signals = signals.map_err(|error| format!("SIGTERM: {error}"))?;
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            println!("told to stop");
+            std::process::exit(0);
+        }
+    });
     Ok(())
 }
 
