@@ -78,9 +78,9 @@ pub struct Run {
 }
 
 impl Run {
-    /// Sweeps dead runs of this label, then begins one named after this process.
+    /// Sweeps dead runs of any label, then begins one named after this process.
     pub fn begin(label: &str) -> Result<Arc<Self>> {
-        sweep(label)?;
+        sweep()?;
         let pid = i32::try_from(std::process::id())?;
         let root = PathBuf::from(format!("{RUN_ROOT}{label}"));
         let number = (0..)
@@ -163,10 +163,11 @@ fn run_name(pid: i32, number: u32) -> String {
 
 /// All run directories of a label.
 pub fn list(label: &str) -> Vec<PathBuf> {
-    let entries = fs::read_dir(format!("{RUN_ROOT}{label}"))
-        .into_iter()
-        .flatten()
-        .flatten();
+    directories(&PathBuf::from(format!("{RUN_ROOT}{label}")))
+}
+
+fn directories(parent: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.path())
         .filter(|path| path.is_dir())
@@ -174,11 +175,17 @@ pub fn list(label: &str) -> Vec<PathBuf> {
 }
 
 /// Removes runs whose owner is gone, unless they were kept and live.
-fn sweep(label: &str) -> Result<()> {
-    for directory in list(label) {
-        let alive = read(&directory).is_ok_and(|record| {
-            record.owner.is_alive() || record.kept && record.first_processes.iter().any(Process::is_alive)
-        });
+fn sweep() -> Result<()> {
+    let ours = |path: &PathBuf| path.to_string_lossy().starts_with(RUN_ROOT);
+    for directory in directories(Path::new("/run"))
+        .iter()
+        .filter(|path| ours(path))
+        .flat_map(|path| directories(path))
+    {
+        // Without a record it is not known to be a run's; one that is being made has its record at once.
+        let Ok(record) = read(&directory) else { continue };
+        let alive =
+            record.owner.is_alive() || record.kept && record.first_processes.iter().any(Process::is_alive);
         if !alive {
             eprintln!("removing what a dead run left: {}", directory.display());
             remove(&directory)?;

@@ -79,7 +79,7 @@ fn leave_running(cluster: Cluster) -> Result<()> {
     }
     println!("\nFrom the outside client, a port that a service publishes on every node:\n");
     println!(
-        "    nsenter --net={} wget -qO- http://{}:8080/",
+        "    nsenter --net={} busybox wget -qO- http://{}:8080/",
         description.client.netns, description.nodes[0].address
     );
     println!(
