@@ -1,5 +1,6 @@
 //! The only build and test entry point: `cargo xtask <command>`.
 
+mod bench;
 mod build_ebpf;
 mod demo;
 mod lint;
@@ -40,6 +41,8 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Figures of a release build on this machine.
+    Bench,
     /// Three nodes on this machine, driven by the stock docker CLI.
     Demo {
         /// Leaves the cluster running.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf => build_ebpf::run(),
         Command::Lint => lint::run(),
         Command::Test { layers, release } => test::run(&layers, release),
+        Command::Bench => bench::run(),
         Command::Demo { down: true, .. } => demo::down(),
         Command::Demo { keep, release, .. } => demo::run(keep, release),
     };
