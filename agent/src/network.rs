@@ -4,23 +4,59 @@
 //! [`start`] is called once this node is in a swarm (from the ledger after a boot). Level-triggered: whatever changes
 //! (items, liveness, local endpoints, links), everything is computed anew and compared with what stands.
 
+//!
+//! - [`core`]: pure: what Docker may have, which tables follow from the items, the text of the firewall;
+//! - [`driver`]: the Docker network driver and its ledger;
+//! - [`keeper`]: the task that owns the data plane and makes each pass;
+//! - [`io`]: rtnetlink, nft, iptables, sysctls, guard sockets, the driver's socket, the Engine.
+
+pub mod core;
+pub mod driver;
+pub mod io;
+mod keeper;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_control::model::{Items, NetworkItem};
-use skep_ebpf_loader::DropReason;
-use tokio::sync::watch;
+use skep_ebpf_loader::{Datapath, DatapathError, DropReason};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, block_in_place};
 
-/// Where containers find the node's DNS.
+pub use driver::{Driver, DriverError};
+
+use crate::network::core::links::overlay_mtu;
+use crate::network::core::tables;
+use crate::network::driver::Plane;
+use crate::network::io::engine::{Engine, EngineError};
+use crate::network::io::guard::Guards;
+use crate::network::io::iptables::IptablesError;
+use crate::network::io::links::{LinkError, Links};
+use crate::network::io::nft::NftError;
+use crate::network::io::resolv_conf::{self, ResolvConfError};
+use crate::network::io::sysctl::SysctlError;
+use crate::network::keeper::{Keeper, Question, Sinks, Sources, datapath_config};
+use crate::probe::{self, Probe, ProbeConfig, ProbeError};
+
+/// Where containers find the node's DNS: the same link-local address everywhere.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 53);
+/// Stands for "a published port of this node" in the node's own traffic.
+pub const MESH_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// VNI of mesh packets on their first hop: below 4096, where no network of the swarm is.
+pub const MESH_VNI: u32 = 1;
+/// VNI of mesh packets that were forwarded once already.
+pub const MESH_VNI_FORWARDED: u32 = 2;
+/// Size of the table of established flows.
+pub const MAX_FLOWS: u32 = 131_072;
+const DNS_PORT: u16 = 53;
+/// Requests that may wait for the keeper; more wait for a place, with their own deadlines.
+const QUEUE: usize = 64;
 
 /// What stays the same while the node is in its swarm.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
-    /// The agent's own directory; the files are under `network/`.
-    pub state_dir: PathBuf,
     /// Directory on a bpffs, this node's own.
     pub pin_dir: PathBuf,
     pub docker_socket: PathBuf,
@@ -46,53 +82,136 @@ pub struct Desired {
 pub enum NetworkError {
     #[error("the network of this node has stopped")]
     Stopped,
+    #[error("no interface of this node has the data path address {0}")]
+    NoSuchAddress(IpAddr),
+    #[error("the data path address {0} is not IPv4, which is all that is supported yet")]
+    NotIpv4(IpAddr),
+    #[error("network {0} is not one of this node's")]
+    UnknownNetwork(String),
+    #[error("leaving was incomplete: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Incomplete(Vec<NetworkError>),
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    #[error(transparent)]
+    Datapath(#[from] DatapathError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    #[error(transparent)]
+    Iptables(#[from] IptablesError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Dns(#[from] skep_dns::ServerError),
+    #[error(transparent)]
+    ResolvConf(#[from] ResolvConfError),
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
 }
-
-/// The driver socket, serving. Clones share it; it lives as long as the process.
-#[derive(Debug, Clone)]
-pub struct Driver {}
 
 /// Serves the Docker network driver on `<plugin_dir>/skep.sock` from what `state_dir` holds.
 ///
 /// # Errors
 /// When the socket cannot be made or the driver's ledger cannot be read.
 pub async fn serve_driver(state_dir: &Path, plugin_dir: &Path) -> Result<Driver, NetworkError> {
-    tracing::debug!(?state_dir, ?plugin_dir, "driver");
-    Ok(Driver {})
+    Ok(Driver::serve(state_dir, plugin_dir).await?)
 }
 
 /// A running network.
 #[derive(Debug)]
 pub struct Network {
+    driver: Driver,
+    docker_socket: PathBuf,
+    desired: watch::Receiver<Desired>,
     applied: watch::Receiver<u64>,
-    twins: watch::Receiver<Arc<BTreeMap<String, String>>>,
     problems: watch::Receiver<Vec<String>>,
+    questions: mpsc::Sender<Question>,
+    dns: skep_dns::Server,
+    probe: Probe,
+    keeper: JoinHandle<()>,
+    /// One twin is made at a time: the look for clashes and the making belong together.
+    making: Mutex<()>,
 }
 
-/// Brings the data plane up and keeps it equal to `desired`.
+/// Brings the data plane up and keeps it equal to `desired`. Needs a multi-threaded runtime.
 ///
 /// # Errors
 /// When this machine cannot carry it: no eBPF, another VXLAN device on the port, no such address.
 pub async fn start(
     config: NetworkConfig,
     driver: Driver,
-    mut desired: watch::Receiver<Desired>,
+    desired: watch::Receiver<Desired>,
 ) -> Result<Network, NetworkError> {
-    tracing::debug!(?config, ?driver, "network");
-    let (applied_tx, applied) = watch::channel(0);
-    let (twins_tx, twins) = watch::channel(Arc::default());
-    let (problems_tx, problems) = watch::channel(Vec::new());
-    tokio::spawn(async move {
-        loop {
-            let index = desired.borrow_and_update().index;
-            applied_tx.send_replace(index);
-            if desired.changed().await.is_err() {
-                break;
-            }
-        }
-        drop((twins_tx, problems_tx));
-    });
-    Ok(Network { applied, twins, problems })
+    let address = config.data_path_address;
+    if !address.is_ipv4() {
+        return Err(NetworkError::NotIpv4(address));
+    }
+    let snapshot = driver.links().snapshot().await?;
+    let underlay = snapshot.by_address(address).ok_or(NetworkError::NoSuchAddress(address))?;
+    let mtu = overlay_mtu(underlay.mtu, address);
+    let links = driver.links().ensure_node_links(config.data_path_port, mtu, MESH_ADDRESS, RESOLVER).await?;
+    let datapath = block_in_place(|| Datapath::open(datapath_config(&config, links)))?;
+
+    let (dns_table, dns_tables) = watch::channel(Arc::default());
+    let upstreams = resolv_conf::upstreams()?;
+    let dns = skep_dns::Server::start((RESOLVER, DNS_PORT).into(), dns_tables, upstreams)?;
+    let (peers, peer_lists) = watch::channel(Arc::default());
+    let probe_config = ProbeConfig {
+        bind: SocketAddr::new(address, probe::DEFAULT_PORT),
+        self_index: config.self_index,
+        key: config.probe_key,
+    };
+    let probe = probe::start(probe_config, peer_lists)?;
+
+    let (applied_sender, applied) = watch::channel(0);
+    let (problems_sender, problems) = watch::channel(Vec::new());
+    let (mtu_sender, mtu) = watch::channel(mtu);
+    let (apply, applies) = mpsc::channel(QUEUE);
+    let (questions_sender, questions) = mpsc::channel(QUEUE);
+    let sources = Sources {
+        desired: desired.clone(),
+        alive: probe.alive.clone(),
+        locals: driver.locals(),
+        link_changes: Links::watch()?,
+        applies,
+        questions,
+    };
+    let sinks = Sinks {
+        applied: applied_sender,
+        problems: problems_sender,
+        dns: dns_table,
+        peers,
+        mtu: mtu_sender,
+    };
+    let docker_socket = config.docker_socket.clone();
+    let keeper = Keeper {
+        config,
+        driver: driver.clone(),
+        datapath,
+        links,
+        sources,
+        sinks,
+        guards: Guards::default(),
+        firewall: String::new(),
+        marks: BTreeMap::new(),
+    };
+    let keeper = tokio::spawn(keeper.run());
+    driver.set_plane(Some(Plane { desired: desired.clone(), apply, mtu }));
+    Ok(Network {
+        driver,
+        docker_socket,
+        desired,
+        applied,
+        problems,
+        questions: questions_sender,
+        dns,
+        probe,
+        keeper,
+        making: Mutex::new(()),
+    })
 }
 
 impl Network {
@@ -103,7 +222,7 @@ impl Network {
 
     /// Engine network id -> swarm network id of every twin network of this node.
     pub fn twins(&self) -> watch::Receiver<Arc<BTreeMap<String, String>>> {
-        self.twins.clone()
+        self.driver.twins()
     }
 
     /// What this node could not do, in words for its status message.
@@ -111,12 +230,30 @@ impl Network {
         self.problems.clone()
     }
 
+    /// By node index: `false` while several peers miss the node.
+    pub fn alive(&self) -> watch::Receiver<Arc<BTreeMap<u32, bool>>> {
+        self.probe.alive.clone()
+    }
+
     /// Makes the Engine's local twin of an overlay network exist; answers its Engine network id.
     ///
     /// # Errors
     /// Engine down, or another network of the node overlaps it (the text names that network).
     pub async fn ensure_twin(&self, network: &NetworkItem) -> Result<String, NetworkError> {
-        Ok(network.network_id.clone())
+        let _making = self.making.lock().await;
+        let engine = Engine::connect(&self.docker_socket).await?;
+        let known = self.driver.twins().borrow().clone();
+        for twin in engine.twins().await? {
+            if twin.network_id != network.network_id {
+                continue;
+            }
+            if known.contains_key(&twin.engine_id) {
+                return Ok(twin.engine_id);
+            }
+            // Docker tells a network's options once, and the driver has lost them.
+            engine.remove(&twin).await?;
+        }
+        Ok(engine.create_twin(network).await?)
     }
 
     /// Removes twins whose network is no longer among the items and that no container uses.
@@ -124,6 +261,23 @@ impl Network {
     /// # Errors
     /// When the Engine does not answer.
     pub async fn remove_unused_twins(&self) -> Result<(), NetworkError> {
+        let items = self.desired.borrow().items.clone();
+        let networks = tables::networks(&items);
+        let twins = self.driver.twins().borrow().clone();
+        if twins.values().all(|network_id| networks.contains_key(network_id.as_str())) {
+            return Ok(());
+        }
+        self.remove_twins(|network_id| !networks.contains_key(network_id)).await
+    }
+
+    async fn remove_twins(&self, unused: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
+        let _making = self.making.lock().await;
+        let engine = Engine::connect(&self.docker_socket).await?;
+        for twin in engine.twins().await? {
+            if unused(&twin.network_id) && !engine.remove(&twin).await? {
+                tracing::debug!(network = twin.name, "a network without a use here still has containers");
+            }
+        }
         Ok(())
     }
 
@@ -132,16 +286,26 @@ impl Network {
     /// # Errors
     /// When the counters cannot be read.
     pub async fn drops(&self) -> Result<Vec<(DropReason, u64)>, NetworkError> {
-        Ok(Vec::new())
+        let (answer, answered) = oneshot::channel();
+        self.ask(Question::Drops(answer)).await?;
+        answered.await.map_err(|_| NetworkError::Stopped)?
     }
 
     /// Number of established flows towards an address of a network: a drain ends at 0.
     ///
     /// # Errors
-    /// When the flow table cannot be read.
+    /// When the network is not this node's, or the flow table cannot be read.
     pub async fn established_flows_to(&self, network_id: &str, address: IpAddr) -> Result<u64, NetworkError> {
-        tracing::debug!(network_id, %address, "established_flows_to");
-        Ok(0)
+        let items = self.desired.borrow().items.clone();
+        let network = tables::networks(&items).get(network_id).map(|network| network.vni);
+        let vni = network.ok_or_else(|| NetworkError::UnknownNetwork(network_id.to_string()))?;
+        let (answer, answered) = oneshot::channel();
+        self.ask(Question::Flows { vni, address, answer }).await?;
+        answered.await.map_err(|_| NetworkError::Stopped)?
+    }
+
+    async fn ask(&self, question: Question) -> Result<(), NetworkError> {
+        self.questions.send(question).await.map_err(|_| NetworkError::Stopped)
     }
 
     /// DNS server for containers on overlay networks.
@@ -155,7 +319,16 @@ impl Network {
     /// # Errors
     /// All that could not be removed; the rest is.
     pub async fn stop(self, remove: bool) -> Result<(), NetworkError> {
-        tracing::debug!(remove, "stop");
-        Ok(())
+        let mut errors = Vec::new();
+        if remove {
+            errors.extend(self.remove_twins(|_| true).await.err());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.ask(Question::Stop { remove, answer }).await?;
+        errors.extend(answered.await.map_err(|_| NetworkError::Stopped)?);
+        self.dns.stop().await;
+        // The keeper has answered, so it is at its end.
+        self.keeper.abort();
+        if errors.is_empty() { Ok(()) } else { Err(NetworkError::Incomplete(errors)) }
     }
 }

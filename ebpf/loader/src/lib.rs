@@ -11,5 +11,5 @@ mod tables;
 pub use crate::core::rows;
 pub use datapath::{Datapath, DatapathError};
 pub use io::kernel::check_kernel;
-pub use skep_ebpf_common::DropReason;
+pub use skep_ebpf_common::{DropReason, GATEWAY_MAC};
 pub use tables::*;

@@ -1,0 +1,156 @@
+//! The text of the node's nftables table and its rules in Docker's chain. Both are recomputed whole.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use skep_ebpf_loader::Protocol;
+
+use crate::network::core::ledger::{Local, PortRecord};
+use crate::network::core::links::{ENDPOINT_GROUP, HOST_NAME, NAME_PREFIX};
+use crate::network::core::ports::{Port, protocol_name};
+
+/// Name of our table, in family inet.
+pub const TABLE: &str = "skep";
+
+/// What the table depends on.
+#[derive(Debug, Clone)]
+pub struct FirewallInputs<'a> {
+    /// Published ports that this node answers.
+    pub ports: &'a BTreeSet<Port>,
+    /// Plugged-in endpoints, for `docker run -p`.
+    pub locals: Vec<&'a Local>,
+    /// Stands for "a published port of this node".
+    pub mesh_address: Ipv4Addr,
+    /// The node's own connections to published ports have it as their source.
+    pub node_address: Ipv4Addr,
+}
+
+/// The script for `nft -f`: replaces the table in one transaction.
+///
+/// - Containers reach the outside under the node's address, in both directions through the kernel's stack.
+/// - Connections of the node itself to a published port on any of its addresses become mesh flows by way of
+///   `skep0`; so do those of containers on other networks of the node. (Outside clients never get here: the uplink's
+///   program takes their packets first.)
+/// - Nobody outside an overlay opens a connection into it, but by a published port.
+pub fn script(inputs: &FirewallInputs<'_>) -> String {
+    let to_mesh = mesh_rules(inputs);
+    let to_containers = port_rules(inputs);
+    let mesh = inputs.mesh_address;
+    let node = inputs.node_address;
+    let group = ENDPOINT_GROUP;
+    format!(
+        "table inet {TABLE}
+delete table inet {TABLE}
+table inet {TABLE} {{
+\tchain prerouting {{
+\t\ttype nat hook prerouting priority dstnat; policy accept;
+{to_mesh}{to_containers}\t}}
+\tchain output {{
+\t\ttype nat hook output priority dstnat; policy accept;
+{to_mesh}{to_containers}\t}}
+\tchain postrouting {{
+\t\ttype nat hook postrouting priority srcnat; policy accept;
+\t\toifname \"{HOST_NAME}\" ip daddr {mesh} snat ip to {node}
+\t\tiifgroup {group} oifgroup != {group} oifname != \"{HOST_NAME}\" meta nfproto ipv4 masquerade
+\t\toifgroup {group} ip saddr 127.0.0.0/8 masquerade
+\t}}
+\tchain forward {{
+\t\ttype filter hook forward priority filter; policy accept;
+\t\toifgroup {group} ct state new ct status & dnat == 0 counter drop
+\t\toifname \"{HOST_NAME}\" ct state new ct status & dnat == 0 counter drop
+\t}}
+\tchain own {{
+\t\ttype filter hook output priority filter; policy accept;
+\t\toifgroup {group} ct state new ct status & dnat == 0 counter reject with icmpx type admin-prohibited
+\t}}
+}}
+"
+    )
+}
+
+/// Published ports of the swarm on this node's addresses.
+fn mesh_rules(inputs: &FirewallInputs<'_>) -> String {
+    let mut rules = String::new();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let numbers: Vec<String> =
+            inputs.ports.iter().filter(|port| port.protocol == protocol).map(|port| port.number.to_string()).collect();
+        if numbers.is_empty() {
+            continue;
+        }
+        let name = protocol_name(protocol);
+        let list = numbers.join(", ");
+        let mesh = inputs.mesh_address;
+        let rule = format!(
+            "\t\tmeta nfproto ipv4 ip daddr != {mesh} fib daddr type local {name} dport {{ {list} }} dnat ip to {mesh}\n"
+        );
+        rules.push_str(&rule);
+    }
+    rules
+}
+
+/// `docker run -p` of containers on overlays.
+fn port_rules(inputs: &FirewallInputs<'_>) -> String {
+    let mut rules = String::new();
+    for local in &inputs.locals {
+        for record in &local.ports {
+            rules.push_str(&port_rule(local, record));
+        }
+    }
+    rules
+}
+
+fn port_rule(local: &Local, record: &PortRecord) -> String {
+    let PortRecord { protocol, host_ip, host_port, container_port } = record;
+    let destination = if host_ip.is_unspecified() {
+        "fib daddr type local".to_string()
+    } else {
+        format!("ip daddr {host_ip}")
+    };
+    let protocol = if *protocol == Protocol::Udp.number() { "udp" } else { "tcp" };
+    let address = local.address;
+    format!("\t\tmeta nfproto ipv4 {destination} {protocol} dport {host_port} dnat ip to {address}:{container_port}\n")
+}
+
+/// Arguments of `iptables` for the rules that let our packets pass Docker's FORWARD policy, without the command and
+/// chain: out of containers always, into them only as answers and translated connections.
+pub fn docker_user_rules() -> [Vec<String>; 2] {
+    let any = format!("{}+", NAME_PREFIX);
+    let comment = ["-m", "comment", "--comment", "skep", "-j", "ACCEPT"];
+    let rule = |head: &[&str]| head.iter().chain(&comment).map(ToString::to_string).collect();
+    [
+        rule(&["-i", &any]),
+        rule(&["-o", &any, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED,DNAT"]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_become_rules_in_both_chains() {
+        let port = |protocol, number| Port { protocol, number };
+        let ports = BTreeSet::from([port(Protocol::Tcp, 8080), port(Protocol::Tcp, 80), port(Protocol::Udp, 53)]);
+        let inputs = FirewallInputs {
+            ports: &ports,
+            locals: Vec::new(),
+            mesh_address: Ipv4Addr::new(169, 254, 1, 1),
+            node_address: Ipv4Addr::new(192, 0, 2, 1),
+        };
+        let script = script(&inputs);
+        assert_eq!(script.matches("tcp dport { 80, 8080 } dnat ip to 169.254.1.1").count(), 2);
+        assert_eq!(script.matches("udp dport { 53 } dnat ip to 169.254.1.1").count(), 2);
+        assert!(script.contains("snat ip to 192.0.2.1"));
+    }
+
+    #[test]
+    fn nothing_published_leaves_no_rule() {
+        let inputs = FirewallInputs {
+            ports: &BTreeSet::new(),
+            locals: Vec::new(),
+            mesh_address: Ipv4Addr::new(169, 254, 1, 1),
+            node_address: Ipv4Addr::new(192, 0, 2, 1),
+        };
+        assert!(!script(&inputs).contains("dnat ip"));
+    }
+}

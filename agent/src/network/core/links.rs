@@ -1,0 +1,143 @@
+//! What the interfaces of the node mean to the data plane.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Group number of the host sides of containers' veths ("sk"), for nftables.
+pub const ENDPOINT_GROUP: u32 = 0x736b;
+/// First letters of all our interfaces, for iptables.
+pub const NAME_PREFIX: &str = "skep";
+/// The flow-based VXLAN device.
+pub const VXLAN_NAME: &str = "skep-vx";
+/// The node's own veth pair: its stack's end,
+pub const HOST_NAME: &str = "skep0";
+/// and the end that the data plane's program sits on.
+pub const HOST_PEER_NAME: &str = "skep1";
+
+/// One interface, its addresses included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub mtu: u32,
+    pub up: bool,
+    /// Bytes of its hardware address; empty if it has none.
+    pub mac: Vec<u8>,
+    /// Set for VXLAN devices.
+    pub vxlan: Option<Vxlan>,
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vxlan {
+    pub port: u16,
+    /// Flow-based, that is: `external`.
+    pub external: bool,
+}
+
+/// The interfaces of a node at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    pub links: Vec<Link>,
+    /// Interfaces that a default route leads out of.
+    pub default_routes: BTreeSet<u32>,
+}
+
+impl Snapshot {
+    pub fn by_name(&self, name: &str) -> Option<&Link> {
+        self.links.iter().find(|link| link.name == name)
+    }
+
+    /// Where the data path's address lives.
+    pub fn by_address(&self, address: IpAddr) -> Option<&Link> {
+        self.links.iter().find(|link| link.addresses.contains(&address))
+    }
+}
+
+/// Whether the node's own interfaces stand as they should.
+pub fn stand(snapshot: &Snapshot, indexes: [u32; 3], mtu: u32, resolver: Ipv4Addr) -> bool {
+    let is_right = |name: &str, index: u32| {
+        snapshot.by_name(name).is_some_and(|link| link.index == index && link.mtu == mtu && link.up)
+    };
+    let names = [VXLAN_NAME, HOST_NAME, HOST_PEER_NAME];
+    let host = snapshot.by_name(HOST_NAME);
+    names.into_iter().zip(indexes).all(|(name, index)| is_right(name, index))
+        && host.is_some_and(|host| host.addresses.contains(&IpAddr::V4(resolver)))
+}
+
+/// Interfaces that outside clients come in through: those with the data path's address or a default route.
+pub fn uplinks(snapshot: &Snapshot, data_path_address: IpAddr) -> Vec<u32> {
+    let theirs = snapshot.links.iter().filter(|link| {
+        !link.name.starts_with(NAME_PREFIX)
+            && (link.addresses.contains(&data_path_address) || snapshot.default_routes.contains(&link.index))
+    });
+    theirs.map(|link| link.index).collect()
+}
+
+/// Addresses on which published ports answer: all of the node's own but loopback and link-local ones. Linux accepts
+/// a packet for any of them on any interface, so they are the same for all uplinks.
+pub fn own_addresses(snapshot: &Snapshot) -> Vec<IpAddr> {
+    let links = snapshot.links.iter().filter(|link| !link.name.starts_with(NAME_PREFIX));
+    let mut addresses: Vec<IpAddr> = links.flat_map(|link| link.addresses.iter().copied()).filter(is_reachable).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+fn is_reachable(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local() && *address != Ipv4Addr::UNSPECIFIED,
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    }
+}
+
+/// Largest IP packet a container may send, in bytes: the underlay's less the outer headers (IP, UDP 8, VXLAN 8,
+/// inner Ethernet 14: RFC 7348).
+pub const fn overlay_mtu(underlay_mtu: u32, underlay: IpAddr) -> u32 {
+    let overhead = match underlay {
+        IpAddr::V4(_) => 50,
+        IpAddr::V6(_) => 70,
+    };
+    underlay_mtu.saturating_sub(overhead)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, addresses: &[[u8; 4]]) -> Link {
+        Link {
+            index,
+            name: name.to_string(),
+            mtu: 1500,
+            up: true,
+            mac: Vec::new(),
+            vxlan: None,
+            addresses: addresses.iter().map(|&octets| IpAddr::from(octets)).collect(),
+        }
+    }
+
+    #[test]
+    fn uplinks_and_addresses() {
+        let snapshot = Snapshot {
+            links: vec![
+                link(1, "lo", &[[127, 0, 0, 1]]),
+                link(2, "eth0", &[[192, 0, 2, 1]]),
+                link(3, "eth1", &[[198, 51, 100, 1]]),
+                link(4, "docker0", &[[172, 17, 0, 1]]),
+                link(5, "skep0", &[[169, 254, 1, 53]]),
+            ],
+            default_routes: BTreeSet::from([3]),
+        };
+        assert_eq!(uplinks(&snapshot, IpAddr::from([192, 0, 2, 1])), [2, 3]);
+        let expected: Vec<IpAddr> =
+            [[172, 17, 0, 1], [192, 0, 2, 1], [198, 51, 100, 1]].into_iter().map(IpAddr::from).collect();
+        assert_eq!(own_addresses(&snapshot), expected);
+    }
+
+    #[test]
+    fn mtu_leaves_room_for_the_outer_headers() {
+        assert_eq!(overlay_mtu(1500, IpAddr::from([192, 0, 2, 1])), 1450);
+        assert_eq!(overlay_mtu(1500, "2001:db8::1".parse().unwrap()), 1430);
+    }
+}

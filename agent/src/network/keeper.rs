@@ -1,0 +1,334 @@
+//! The task that owns the data plane and keeps the kernel equal to what it is told.
+//!
+//! It reads the desired items, the marks of the probes, the driver's endpoints and the node's links, and writes the
+//! kernel's tables, the firewall, the guards of published ports, and the table of the DNS server. Whatever changes, it
+//! makes one whole pass; a pass that fails is made again with the next tick.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_control::model::{Item, ItemKind, Items};
+use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::block_in_place;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+
+use crate::core::names;
+use crate::network::core::firewall::{FirewallInputs, script};
+use crate::network::core::ledger::{Local, parse_address};
+use crate::network::core::links::{Snapshot, overlay_mtu, own_addresses, stand, uplinks};
+use crate::network::core::ports::{Port, published_ports};
+use crate::network::core::tables::{self, Inputs};
+use crate::network::driver::{ApplyRequest, Driver};
+use crate::network::io::guard::Guards;
+use crate::network::io::links::NodeLinks;
+use crate::network::io::{iptables, nft, sysctl};
+use crate::network::{
+    Desired, MAX_FLOWS, MESH_ADDRESS, MESH_VNI, MESH_VNI_FORWARDED, NetworkConfig, NetworkError, RESOLVER,
+};
+use crate::probe::{DEFAULT_PORT, Peer};
+
+/// What nobody tells us (a flushed firewall, rules that dockerd made anew) is seen by looking.
+const TICK: Duration = Duration::from_secs(5);
+/// Changes of interfaces come in bursts, most of them our own.
+const LINK_PAUSE: Duration = Duration::from_millis(100);
+
+/// A question to the keeper.
+#[derive(Debug)]
+pub enum Question {
+    Drops(oneshot::Sender<Result<Vec<(DropReason, u64)>, NetworkError>>),
+    Flows { vni: u32, address: IpAddr, answer: oneshot::Sender<Result<u64, NetworkError>> },
+    Stop { remove: bool, answer: oneshot::Sender<Vec<NetworkError>> },
+}
+
+/// What the keeper listens to.
+pub struct Sources {
+    pub desired: watch::Receiver<Desired>,
+    pub alive: watch::Receiver<Arc<BTreeMap<u32, bool>>>,
+    pub locals: watch::Receiver<Arc<BTreeMap<String, Local>>>,
+    pub link_changes: watch::Receiver<u64>,
+    pub applies: mpsc::Receiver<ApplyRequest>,
+    pub questions: mpsc::Receiver<Question>,
+}
+
+/// What the keeper tells.
+pub struct Sinks {
+    pub applied: watch::Sender<u64>,
+    pub problems: watch::Sender<Vec<String>>,
+    pub dns: watch::Sender<Arc<skep_dns::Table>>,
+    pub peers: watch::Sender<Arc<Vec<Peer>>>,
+    pub mtu: watch::Sender<u32>,
+}
+
+/// The owner of the node's data plane.
+pub struct Keeper {
+    pub config: NetworkConfig,
+    pub driver: Driver,
+    pub datapath: Datapath,
+    pub links: NodeLinks,
+    pub sources: Sources,
+    pub sinks: Sinks,
+    pub guards: Guards,
+    /// Text of the nftables table in force; empty: unknown.
+    pub firewall: String,
+    /// Marks that the kernel has.
+    pub marks: BTreeMap<u32, bool>,
+}
+
+impl Keeper {
+    /// Runs until it is told to stop or its network is dropped.
+    pub async fn run(mut self) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut link_due = None;
+        let mut waiting: Vec<ApplyRequest> = Vec::new();
+        loop {
+            let mut look_around = false;
+            tokio::select! {
+                changed = self.sources.desired.changed() => if changed.is_err() { break },
+                changed = self.sources.alive.changed() => if changed.is_err() { break },
+                changed = self.sources.locals.changed() => if changed.is_err() { break },
+                changed = self.sources.link_changes.changed() => {
+                    if changed.is_err() { break }
+                    link_due.get_or_insert_with(|| Instant::now() + LINK_PAUSE);
+                    continue;
+                }
+                () = sleep_until(link_due.unwrap_or_else(Instant::now)), if link_due.is_some() => {}
+                request = self.sources.applies.recv() => match request {
+                    Some(request) => waiting.push(request),
+                    None => break,
+                },
+                question = self.sources.questions.recv() => match question {
+                    Some(Question::Stop { remove, answer }) => {
+                        let errors = self.stop(remove).await;
+                        if answer.send(errors).is_err() {
+                            tracing::debug!("nobody waited for the network's stop");
+                        }
+                        return;
+                    }
+                    Some(question) => { self.answer(question); continue }
+                    None => break,
+                },
+                _ = tick.tick() => look_around = true,
+            }
+            // One pass serves all that wait.
+            while let Ok(request) = self.sources.applies.try_recv() {
+                waiting.push(request);
+            }
+            link_due = None;
+            let result = self.pass(look_around).await;
+            let answer = result.map_err(|error| error.to_string());
+            for request in waiting.drain(..) {
+                // Who asked may have given up waiting.
+                drop(request.send(answer.clone()));
+            }
+        }
+    }
+
+    /// Makes everything equal to what stands now, and tells how far it came.
+    async fn pass(&mut self, look_around: bool) -> Result<(), NetworkError> {
+        let desired = self.sources.desired.borrow_and_update().clone();
+        let mut problems = Vec::new();
+        let result = self.apply(&desired, look_around, &mut problems).await;
+        match &result {
+            Ok(()) => {
+                self.sinks.applied.send_replace(desired.index);
+            }
+            Err(error) => {
+                tracing::warn!(%error, index = desired.index, "network pass failed");
+                problems.push(error.to_string());
+            }
+        }
+        problems.sort();
+        problems.dedup();
+        self.sinks.problems.send_if_modified(|old| {
+            let new = *old != problems;
+            if new {
+                *old = problems;
+            }
+            new
+        });
+        result
+    }
+
+    async fn apply(
+        &mut self,
+        desired: &Desired,
+        look_around: bool,
+        problems: &mut Vec<String>,
+    ) -> Result<(), NetworkError> {
+        self.sources.link_changes.mark_unchanged();
+        self.driver.prune().await?;
+        let alive = self.sources.alive.borrow_and_update().clone();
+        self.mark(&alive);
+        let snapshot = self.driver.links().snapshot().await?;
+        self.keep_links(&snapshot, problems).await?;
+        let locals = self.sources.locals.borrow_and_update().clone();
+        let held = self.guard(&desired.items, problems);
+        let mtu = *self.sinks.mtu.borrow();
+        let (uplinks, addresses) = (uplinks(&snapshot, self.config.data_path_address), own_addresses(&snapshot));
+        let inputs = Inputs {
+            items: &desired.items,
+            alive: &alive,
+            locals: &locals,
+            uplinks: &uplinks,
+            own_addresses: &addresses,
+            held: &held,
+            self_index: self.config.self_index,
+            mtu,
+        };
+        let built = tables::build(&inputs);
+        problems.extend(built.problems);
+        let report = block_in_place(|| self.datapath.sync(&built.tables))?;
+        for (ifindex, reason) in &report.failed {
+            tracing::debug!(ifindex, reason, "interface not attached");
+        }
+        self.marks = alive.as_ref().clone();
+        let dns = names::table(&tables::visible(&inputs), &[]);
+        self.sinks.dns.send_replace(Arc::new(dns));
+        self.sinks.peers.send_if_modified(|old| replace_if_new(old, peers(&desired.items)));
+        self.keep_firewall(desired, &locals, &held, look_around, problems).await
+    }
+
+    /// The fast path of liveness: one entry, before the whole pass.
+    fn mark(&mut self, alive: &BTreeMap<u32, bool>) {
+        for (&node, &mark) in alive {
+            if self.marks.get(&node).copied().unwrap_or(true) != mark {
+                // A node the kernel does not know yet comes with the tables that follow.
+                match self.datapath.set_alive(node, mark) {
+                    Ok(()) => tracing::info!(node, alive = mark, "node marked"),
+                    Err(error) => tracing::debug!(node, %error, "node not marked"),
+                }
+            }
+        }
+    }
+
+    /// Sees to it that the node's interfaces stand as the data plane was told, and follows the underlay's MTU.
+    async fn keep_links(&mut self, snapshot: &Snapshot, problems: &mut Vec<String>) -> Result<(), NetworkError> {
+        let Some(underlay) = snapshot.by_address(self.config.data_path_address) else {
+            problems.push(format!("no interface of this node has the data path address {}", self.config.data_path_address));
+            return Ok(());
+        };
+        let mtu = overlay_mtu(underlay.mtu, self.config.data_path_address);
+        let NodeLinks { vxlan, host, host_peer } = self.links;
+        if stand(snapshot, [vxlan, host, host_peer], mtu, RESOLVER) {
+            return Ok(());
+        }
+        let links = self.driver.links().ensure_node_links(self.config.data_path_port, mtu, MESH_ADDRESS, RESOLVER).await?;
+        self.sinks.mtu.send_if_modified(|old| replace_if_new(old, mtu));
+        if links != self.links {
+            tracing::warn!("the node's interfaces were made anew; the data plane is attached again");
+            let config = datapath_config(&self.config, links);
+            self.datapath = block_in_place(|| Datapath::open(config))?;
+            self.links = links;
+        }
+        Ok(())
+    }
+
+    /// Holds the published ports; answers those that another process has.
+    fn guard(&mut self, items: &Items, problems: &mut Vec<String>) -> BTreeSet<Port> {
+        let failed = self.guards.hold(&published_ports(items));
+        for (port, error) in &failed {
+            problems.push(format!("published port {port} does not work on this node: {error}"));
+        }
+        failed.into_keys().collect()
+    }
+
+    async fn keep_firewall(
+        &mut self,
+        desired: &Desired,
+        locals: &BTreeMap<String, Local>,
+        held: &BTreeSet<Port>,
+        look_around: bool,
+        problems: &mut Vec<String>,
+    ) -> Result<(), NetworkError> {
+        let IpAddr::V4(node_address) = self.config.data_path_address else {
+            return Err(NetworkError::NotIpv4(self.config.data_path_address));
+        };
+        let ports = published_ports(&desired.items).difference(held).copied().collect();
+        let text = script(&FirewallInputs {
+            ports: &ports,
+            locals: locals.values().collect(),
+            mesh_address: MESH_ADDRESS,
+            node_address,
+        });
+        if text != self.firewall || (look_around && !nft::exists().await?) {
+            self.firewall.clear();
+            nft::apply(&text).await?;
+            self.firewall = text;
+        }
+        if look_around && iptables::ensure().await? && !sysctl::is_forwarding()? {
+            sysctl::forward()?;
+        }
+        if look_around && sysctl::is_forwarding().is_ok_and(|forwarding| !forwarding) && !locals.is_empty() {
+            problems.push("net.ipv4.ip_forward is 0: containers do not reach the outside".to_string());
+        }
+        Ok(())
+    }
+
+    fn answer(&self, question: Question) {
+        let told = match question {
+            Question::Drops(answer) => answer.send(self.datapath.drops().map_err(Into::into)).is_ok(),
+            Question::Flows { vni, address, answer } => {
+                answer.send(self.datapath.established_flows_to(vni, address).map_err(Into::into)).is_ok()
+            }
+            Question::Stop { .. } => true,
+        };
+        if !told {
+            tracing::debug!("a question to the network was given up");
+        }
+    }
+
+    /// Lets go, or removes everything; collects all errors and goes on.
+    async fn stop(self, remove: bool) -> Vec<NetworkError> {
+        let mut errors: Vec<NetworkError> = Vec::new();
+        self.driver.set_plane(None);
+        if remove {
+            errors.extend(self.driver.unplug_all().await.err().map(Into::into));
+        }
+        errors.extend(block_in_place(|| self.datapath.close(remove)).err().map(Into::into));
+        if remove {
+            errors.extend(nft::remove().await.err().map(Into::into));
+            errors.extend(iptables::remove().await.err().map(Into::into));
+            errors.extend(self.driver.links().remove_node_links().await.err().map(Into::into));
+        }
+        errors
+    }
+}
+
+/// What the data plane is told once.
+pub fn datapath_config(config: &NetworkConfig, links: NodeLinks) -> DatapathConfig {
+    DatapathConfig {
+        pin_dir: config.pin_dir.clone(),
+        vxlan_ifindex: links.vxlan,
+        host_ifindex: links.host_peer,
+        host_peer_ifindex: links.host,
+        node_index: config.self_index,
+        mesh_vni: MESH_VNI,
+        mesh_vni_forwarded: MESH_VNI_FORWARDED,
+        resolver: RESOLVER,
+        mesh_address: MESH_ADDRESS,
+        max_flows: MAX_FLOWS,
+    }
+}
+
+fn peers(items: &Items) -> Arc<Vec<Peer>> {
+    let peers = items.values().filter_map(|Item { kind }| match kind {
+        Some(ItemKind::Peer(peer)) => {
+            let address = (parse_address(&peer.underlay)?, DEFAULT_PORT).into();
+            Some(Peer { index: peer.index, address })
+        }
+        _ => None,
+    });
+    Arc::new(peers.collect())
+}
+
+fn replace_if_new<T: PartialEq>(old: &mut T, new: T) -> bool {
+    let changed = *old != new;
+    if changed {
+        *old = new;
+    }
+    changed
+}
