@@ -5,6 +5,12 @@ use std::sync::Arc;
 
 use crate::model::*;
 
+/// How long a freed address rests before it is used again: old flows may still name it.
+pub const REST: Nanos = 120_000_000_000;
+/// How long an address rests whose task may still run unseen, on a node that is down. As long as Swarm waits before it
+/// gives a lost task up (swarmkit manager/dispatcher, `defaultNodeDownPeriod`).
+pub const LOST_REST: Nanos = 24 * 3600 * 1_000_000_000;
+
 /// Everything the swarm knows, at one Raft index. Records are shared, so a clone is cheap enough to publish
 /// after every batch of entries.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,7 +27,91 @@ pub struct ClusterState {
     /// Last numbers handed out; they only rise.
     pub last_node_index: u32,
     pub last_raft_id: u64,
-    /// Addresses that were freed and may not be used again before the time given
-    /// (key: network id and address without prefix length).
+    /// Last VNI handed out: a removed network's is not used again until the numbers wrap round, since its tasks may
+    /// still be stopping.
+    pub last_vni: u32,
+    /// Addresses that were freed and may not be used again before the time given (key: network id and address without
+    /// prefix length; subnets of removed networks stand under the empty network id).
     pub resting: BTreeMap<(String, String), Timestamp>,
+}
+
+impl ClusterState {
+    /// The service of that name. Names are one whatever their case, as DNS has it.
+    pub fn service_named(&self, name: &str) -> Option<&Arc<Service>> {
+        self.services
+            .values()
+            .find(|s| s.spec.annotations.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The network of that name.
+    pub fn network_named(&self, name: &str) -> Option<&Arc<Network>> {
+        self.networks
+            .values()
+            .find(|n| n.spec.annotations.name.eq_ignore_ascii_case(name))
+    }
+
+    /// The routing mesh's network.
+    pub fn ingress(&self) -> Option<&Arc<Network>> {
+        self.networks.values().find(|n| n.spec.ingress)
+    }
+
+    /// Whether the node is there and not known to be down.
+    pub fn may_run(&self, node_id: &str) -> bool {
+        self.nodes
+            .get(node_id)
+            .is_some_and(|n| n.state() != NodeState::Down)
+    }
+
+    pub(crate) fn rest(&mut self, network_id: &str, cidr: &str, until: Timestamp) {
+        let address = cidr.split('/').next().unwrap_or(cidr).to_string();
+        self.resting.insert((network_id.to_string(), address), until);
+    }
+}
+
+/// The networks a service asks for: the template's, else those of the old place in the service's spec.
+pub fn networks_of(spec: &ServiceSpec) -> &[NetworkAttachmentConfig] {
+    if spec.task.networks.is_empty() {
+        &spec.networks
+    } else {
+        &spec.task.networks
+    }
+}
+
+/// Replicas asked for; 1 where the spec says nothing.
+pub fn replicas_of(spec: &ServiceSpec) -> u64 {
+    match &spec.mode {
+        Some(ServiceMode::Replicated(mode)) => mode.replicas.unwrap_or(1),
+        Some(ServiceMode::Global(_)) => 0,
+        None => 1,
+    }
+}
+
+/// Whether the service's virtual addresses are wanted (the default) rather than its tasks' own (`dnsrr`).
+pub fn is_vip_mode(endpoint: Option<&EndpointSpec>) -> bool {
+    endpoint.and_then(|e| e.mode.as_deref()) != Some("dnsrr")
+}
+
+/// Whether any of the ports is published through the routing mesh.
+pub fn uses_ingress(ports: &[PortConfig]) -> bool {
+    ports.iter().any(|p| p.publish_mode() == PublishMode::Ingress)
+}
+
+/// The container's name, as Swarm makes it.
+pub fn task_name(task: &Task) -> String {
+    format!("{}.{}.{}", task.service.name, task.slot, task.id)
+}
+
+/// Whether the managers still want the task (desired state up to RUNNING).
+pub fn is_wanted(task: &Task) -> bool {
+    task.desired_state <= TaskState::Running as i32
+}
+
+/// Whether the task has ended (observed state above RUNNING).
+pub fn has_ended(task: &Task) -> bool {
+    task.status.state > TaskState::Running as i32
+}
+
+/// Whether the task keeps its addresses: until it has ended, or is given up before it was assigned, or is deleted.
+pub fn holds_addresses(task: &Task) -> bool {
+    !has_ended(task) && (is_wanted(task) || !task.node_id.is_empty())
 }

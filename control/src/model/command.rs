@@ -174,7 +174,7 @@ pub struct PlanTasks {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct TaskStep {
-    #[prost(oneof = "TaskAction", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "TaskAction", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub action: Option<TaskAction>,
 }
 
@@ -194,6 +194,12 @@ pub enum TaskAction {
     Delete(String),
     #[prost(message, tag = "6")]
     UpdateStatus(SetUpdateStatus),
+    /// Tries again to give a task its addresses that got none when it was made.
+    #[prost(string, tag = "7")]
+    Allocate(String),
+    /// Gives up a task whose node has been down too long.
+    #[prost(string, tag = "8")]
+    Orphan(String),
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -88,6 +88,9 @@ pub struct Node {
     /// PEM of the certificate it was last issued.
     #[prost(string, tag = "12")]
     pub certificate: String,
+    /// When the node was found to be down; 0 while it is not.
+    #[prost(int64, tag = "13")]
+    pub down_since: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]

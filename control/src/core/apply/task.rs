@@ -1,0 +1,301 @@
+//! Tasks: what the planners decided, and what nodes report. Desired state has one writer, observed state another.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Answer, At};
+use crate::core::address::AddressBook;
+use crate::core::state::*;
+use crate::model::*;
+
+/// Swarm's messages of the states that managers write.
+const CREATED: &str = "created";
+const PENDING: &str = "pending task scheduling";
+const ASSIGNED: &str = "scheduler assigned task to node";
+/// swarmkit's allocator, shown as the task's error.
+const NO_ADDRESS: &str = "could not find an available IP";
+
+/// What a plan needs to know of the state as a whole, read once for all its steps.
+struct Round {
+    book: AddressBook,
+    /// Slots that have a wanted task.
+    live: BTreeSet<(String, u64)>,
+}
+
+/// Applies each step whose premise still holds.
+pub fn plan(state: &mut ClusterState, at: At, c: &PlanTasks) -> Answer {
+    let mut round: Option<Round> = None;
+    for action in c.steps.iter().filter_map(|s| s.action.as_ref()) {
+        match action {
+            TaskAction::Create(step) => {
+                let round = round.get_or_insert_with(|| Round::read(state, at));
+                create(state, at, step, round);
+            }
+            TaskAction::Allocate(id) => {
+                let round = round.get_or_insert_with(|| Round::read(state, at));
+                allocate(state, at, id, &mut round.book);
+            }
+            TaskAction::Assign(step) => assign(state, at, step),
+            TaskAction::Desire(step) => {
+                let Ok(desired) = TaskState::try_from(step.desired_state) else {
+                    continue;
+                };
+                desire(state, at, &step.id, desired);
+                if let (Some(round), Some(task)) = (&mut round, state.tasks.get(&step.id))
+                    && !is_wanted(task)
+                {
+                    round.live.remove(&(task.service_id.clone(), task.slot));
+                }
+            }
+            TaskAction::Explain(step) => explain(state, at, step),
+            TaskAction::Delete(id) => delete(state, at, id),
+            TaskAction::UpdateStatus(step) => set_update_status(state, at, step),
+            TaskAction::Orphan(id) => give_up(state, at, id),
+        }
+    }
+    Ok(Applied::default())
+}
+
+impl Round {
+    fn read(state: &ClusterState, at: At) -> Round {
+        Round {
+            book: AddressBook::new(state, at.now),
+            live: state
+                .tasks
+                .values()
+                .filter(|t| is_wanted(t))
+                .map(|t| (t.service_id.clone(), t.slot))
+                .collect(),
+        }
+    }
+}
+
+/// A slot never has two wanted tasks: a second is not made, whoever plans it.
+fn create(state: &mut ClusterState, at: At, step: &CreateTask, round: &mut Round) {
+    let Some(service) = state.services.get(&step.service_id).cloned() else {
+        return;
+    };
+    let taken = state.tasks.contains_key(&step.id) || state.attachments.contains_key(&step.id);
+    if taken || step.id.is_empty() || !round.live.insert((step.service_id.clone(), step.slot)) {
+        return;
+    }
+    let desired = if step.desired_state == TaskState::Ready as i32 {
+        TaskState::Ready
+    } else {
+        TaskState::Running
+    };
+    let ingress = state.ingress().filter(|_| uses_ingress(&service.ports));
+    let ingress = ingress.map(|n| NetworkAttachment {
+        network_id: n.id.clone(),
+        ..Default::default()
+    });
+    let asked = networks_of(&service.spec).iter().map(|n| NetworkAttachment {
+        network_id: n.target.clone(),
+        addresses: Vec::new(),
+        aliases: n.aliases.clone(),
+    });
+    let task = Task {
+        id: step.id.clone(),
+        meta: at.created(),
+        service_id: service.id.clone(),
+        service: service.spec.annotations.clone(),
+        slot: step.slot,
+        spec: service.spec.task.clone(),
+        spec_version: service.spec_version,
+        desired_state: desired as i32,
+        status: status(at, TaskState::New, CREATED),
+        networks: ingress.into_iter().chain(asked).collect(),
+        ports: service.ports.clone(),
+        endpoint: service.spec.endpoint.clone(),
+        start_not_before: step.start_not_before,
+        ..Default::default()
+    };
+    state.tasks.insert(step.id.clone(), Arc::new(task));
+    allocate(state, at, &step.id, &mut round.book);
+}
+
+fn status(at: At, state: TaskState, message: &str) -> TaskStatus {
+    TaskStatus {
+        state: state as i32,
+        timestamp: at.now,
+        message: message.to_string(),
+        ..Default::default()
+    }
+}
+
+/// Gives the task an address on each of its networks, or none and the reason. A network without room keeps none of the
+/// others' addresses.
+fn allocate(state: &mut ClusterState, at: At, id: &str, book: &mut AddressBook) {
+    let Some(task) = state.tasks.get(id) else { return };
+    if task.status.state != TaskState::New as i32 || !is_wanted(task) {
+        return;
+    }
+    let networks: Vec<Option<Arc<Network>>> = task
+        .networks
+        .iter()
+        .map(|n| state.networks.get(&n.network_id).cloned())
+        .collect();
+    let mut task = Task::clone(task);
+    let room = networks.iter().all(Option::is_some) && book.has_room(networks.iter().flatten().map(|n| &**n));
+    if room {
+        for (attachment, network) in task.networks.iter_mut().zip(networks.iter().flatten()) {
+            attachment.addresses = book.take(network).into_iter().collect();
+        }
+        task.status = status(at, TaskState::Pending, PENDING);
+    } else if task.status.err == NO_ADDRESS {
+        return;
+    } else {
+        task.status.err = NO_ADDRESS.to_string();
+    }
+    at.touch(&mut task.meta);
+    state.tasks.insert(id.to_string(), Arc::new(task));
+}
+
+fn assign(state: &mut ClusterState, at: At, step: &AssignTask) {
+    let fit = state
+        .nodes
+        .get(&step.node_id)
+        .is_some_and(|n| n.state() == NodeState::Ready && n.spec.availability() == Availability::Active);
+    let Some(task) = state.tasks.get_mut(&step.id) else {
+        return;
+    };
+    let open = task.status.state == TaskState::Pending as i32 && task.node_id.is_empty() && is_wanted(task);
+    if !fit || !open {
+        return;
+    }
+    let task = Arc::make_mut(task);
+    task.node_id.clone_from(&step.node_id);
+    task.status = status(at, TaskState::Assigned, ASSIGNED);
+    at.touch(&mut task.meta);
+}
+
+/// Desired state only rises. A running task that is no longer wanted leaves the tables at this index.
+pub(super) fn desire(state: &mut ClusterState, at: At, id: &str, desired: TaskState) {
+    let Some(task) = state.tasks.get(id) else { return };
+    if task.desired_state >= desired as i32 {
+        return;
+    }
+    let mut task = Task::clone(task);
+    let held = holds_addresses(&task);
+    let leaves = is_wanted(&task) && desired > TaskState::Running;
+    if leaves && task.status.state == TaskState::Running as i32 {
+        task.withdrawn_at = at.index;
+    }
+    task.desired_state = desired as i32;
+    at.touch(&mut task.meta);
+    if held && !holds_addresses(&task) {
+        rest_addresses(state, &task, at.now + REST);
+    }
+    state.tasks.insert(id.to_string(), Arc::new(task));
+}
+
+fn explain(state: &mut ClusterState, at: At, step: &ExplainTask) {
+    let Some(task) = state.tasks.get_mut(&step.id) else {
+        return;
+    };
+    if task.status.state != TaskState::Pending as i32 || task.status.err == step.err {
+        return;
+    }
+    let task = Arc::make_mut(task);
+    task.status.err.clone_from(&step.err);
+    task.status.timestamp = at.now;
+    at.touch(&mut task.meta);
+}
+
+/// Only what is unwanted and ended goes, or never was on a node, or is on a node that is down: what that node still
+/// runs it stops when it hears of managers again. Addresses of such a task rest long.
+fn delete(state: &mut ClusterState, at: At, id: &str) {
+    let Some(task) = state.tasks.get(id).cloned() else {
+        return;
+    };
+    let lost = !task.node_id.is_empty() && !state.may_run(&task.node_id);
+    if is_wanted(&task) || !(has_ended(&task) || task.node_id.is_empty() || lost) {
+        return;
+    }
+    state.tasks.remove(id);
+    if holds_addresses(&task) {
+        rest_addresses(state, &task, at.now + LOST_REST);
+    }
+}
+
+fn set_update_status(state: &mut ClusterState, at: At, step: &SetUpdateStatus) {
+    let Some(service) = state.services.get_mut(&step.service_id) else {
+        return;
+    };
+    if service.update_status != step.status {
+        let service = Arc::make_mut(service);
+        service.update_status.clone_from(&step.status);
+        at.touch(&mut service.meta);
+    }
+}
+
+/// The planner's last word on a task whose node has been down too long.
+fn give_up(state: &mut ClusterState, at: At, id: &str) {
+    let lost = state
+        .tasks
+        .get(id)
+        .is_some_and(|t| !t.node_id.is_empty() && !state.may_run(&t.node_id));
+    if lost {
+        let text = "Task belonged to a node that has been unreachable for too long";
+        orphan(state, at, id, text, at.now + REST);
+    }
+}
+
+/// Writes an observed state that no node will report any more.
+pub(super) fn orphan(state: &mut ClusterState, at: At, id: &str, text: &str, until: Timestamp) {
+    let Some(task) = state.tasks.get(id) else { return };
+    if task.status.state >= TaskState::Orphaned as i32 {
+        return;
+    }
+    let held = holds_addresses(task);
+    let mut task = Task::clone(task);
+    task.status.state = TaskState::Orphaned as i32;
+    task.status.timestamp = at.now;
+    task.status.message = text.to_string();
+    at.touch(&mut task.meta);
+    if held {
+        rest_addresses(state, &task, until);
+    }
+    state.tasks.insert(id.to_string(), Arc::new(task));
+}
+
+fn rest_addresses(state: &mut ClusterState, task: &Task, until: Timestamp) {
+    for attachment in &task.networks {
+        if !state.networks.contains_key(&attachment.network_id) {
+            continue;
+        }
+        for address in &attachment.addresses {
+            state.rest(&attachment.network_id, address, until);
+        }
+    }
+}
+
+/// Observed state moves forward only, so reports that are lost, doubled or reordered do no harm. Of two reports of one
+/// state the later wins.
+pub fn report(state: &mut ClusterState, at: At, c: &ReportTasks) -> Answer {
+    for report in &c.reports {
+        let Some(task) = state.tasks.get(&report.task_id) else {
+            continue;
+        };
+        let told = &report.status;
+        if task.node_id.is_empty() || task.node_id != c.node_id || TaskState::try_from(told.state).is_err() {
+            continue;
+        }
+        let known = &task.status;
+        let newer = told.state > known.state || (told.state == known.state && told.timestamp > known.timestamp);
+        if !newer {
+            continue;
+        }
+        let held = holds_addresses(task);
+        let mut task = Task::clone(task);
+        let container = task.status.container.take();
+        task.status = told.clone();
+        task.status.container = task.status.container.or(container);
+        at.touch(&mut task.meta);
+        if held && !holds_addresses(&task) {
+            rest_addresses(state, &task, at.now + REST);
+        }
+        state.tasks.insert(report.task_id.clone(), Arc::new(task));
+    }
+    Ok(Applied::default())
+}

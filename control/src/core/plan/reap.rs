@@ -1,0 +1,69 @@
+//! Deletes tasks that are no longer needed (swarmkit manager/orchestrator/taskreaper/task_reaper.go), and gives up
+//! those whose node has been down too long.
+
+use super::{Round, Services};
+use crate::core::state::*;
+use crate::model::*;
+
+const DEFAULT_HISTORY: i64 = 5;
+
+pub fn reap<'a>(round: &mut Round<'a, '_>, services: &Services<'a>) {
+    let limit = round.state.cluster.as_ref().and_then(|c| c.spec.task_history_limit);
+    for (service_id, slot) in services.slots() {
+        removed(round, slot);
+        let service = round.state.services.get(service_id);
+        history(round, slot, kept(limit.unwrap_or(DEFAULT_HISTORY), service.map(|s| &**s)));
+    }
+    lost(round);
+}
+
+/// How many tasks a slot keeps, the live one included; `None` = all. Restart attempts are counted in the history, so a
+/// limit on them keeps as many.
+fn kept(limit: i64, service: Option<&Service>) -> Option<usize> {
+    let policy = service.and_then(|s| s.spec.task.restart.as_ref());
+    match policy.and_then(|p| p.max_attempts) {
+        Some(attempts) if attempts > 0 => usize::try_from(attempts.saturating_add(1)).ok(),
+        _ => usize::try_from(limit).ok(),
+    }
+}
+
+/// A task to be removed goes when it has ended, was never on a node, or its node is down: when that node comes back,
+/// its first set of assignments tells it to stop what it still runs.
+fn removed(round: &mut Round, slot: &[&Task]) {
+    for task in slot.iter().filter(|t| t.desired_state >= TaskState::Remove as i32) {
+        let nobody_runs_it = task.node_id.is_empty() || has_ended(task) || !round.state.may_run(&task.node_id);
+        if nobody_runs_it {
+            round.step(TaskAction::Delete(task.id.clone()));
+        }
+    }
+}
+
+/// Trims a slot's history, oldest first; the newest task stays, since it stands for the slot.
+fn history<'a>(round: &mut Round<'a, '_>, slot: &[&'a Task], kept: Option<usize>) {
+    let Some(kept) = kept else { return };
+    let mut surplus = slot.len().saturating_sub(kept);
+    for task in slot.iter().take(slot.len().saturating_sub(1)) {
+        if surplus == 0 {
+            return;
+        }
+        let past = !is_wanted(task) && (has_ended(task) || task.node_id.is_empty());
+        if past && task.desired_state < TaskState::Remove as i32 {
+            round.step(TaskAction::Delete(task.id.clone()));
+            surplus -= 1;
+        }
+    }
+}
+
+fn lost(round: &mut Round) {
+    for task in round.state.tasks.values().filter(|t| !has_ended(t) && !is_wanted(t)) {
+        let Some(node) = round.node(task).filter(|n| n.state() == NodeState::Down) else {
+            continue;
+        };
+        let until = node.down_since + LOST_REST;
+        if until <= round.now {
+            round.step(TaskAction::Orphan(task.id.clone()));
+        } else {
+            round.wake_at(until);
+        }
+    }
+}

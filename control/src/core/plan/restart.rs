@@ -1,0 +1,86 @@
+//! What becomes of a task that ended or lost its node: the restart policy, its delay, and who waits for whom
+//! (swarmkit manager/orchestrator/restart/restart.go).
+
+use super::{Round, Services};
+use crate::core::state::*;
+use crate::model::*;
+
+/// Between the end of a task and the start of its replacement, unless the policy says otherwise.
+const DEFAULT_DELAY: Nanos = 5_000_000_000;
+
+/// Why a wanted task must be replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Leaving {
+    /// It failed, completed or was rejected: the restart delay applies.
+    Ended,
+    /// Its node is down, drained or gone: the replacement starts as soon as it may.
+    NodeLost,
+}
+
+/// Whether a wanted task has to go.
+pub fn leaving(round: &Round, task: &Task) -> Option<Leaving> {
+    if !task.node_id.is_empty() {
+        let lost = match round.node(task) {
+            None => true,
+            Some(n) => n.state() == NodeState::Down || n.spec.availability() == Availability::Drain,
+        };
+        if lost {
+            return Some(Leaving::NodeLost);
+        }
+    }
+    has_ended(task).then_some(Leaving::Ended)
+}
+
+/// Whether the policy wants another task in place of `task`, the newest of its slot. Attempts count for one version of
+/// the spec, and only those the history still holds.
+pub fn is_restarted(task: &Task, slot: &[&Task]) -> bool {
+    let policy = task.spec.restart.as_ref();
+    match policy.and_then(|p| p.condition.as_deref()).unwrap_or("any") {
+        "none" => return false,
+        "on-failure" if task.status.state == TaskState::Complete as i32 => return false,
+        _ => {}
+    }
+    let max_attempts = policy.and_then(|p| p.max_attempts).unwrap_or(0);
+    if max_attempts == 0 {
+        return true;
+    }
+    let of_version = slot.iter().filter(|t| t.spec_version == task.spec_version).skip(1);
+    let window = policy.and_then(|p| p.window).unwrap_or(0);
+    let since = task.status.timestamp.saturating_sub(window);
+    let restarts = of_version
+        .filter(|t| window == 0 || t.meta.created_at > since)
+        .count();
+    (restarts as u64) < max_attempts
+}
+
+/// When the replacement may start; 0 = at once.
+pub fn start_not_before(round: &Round, task: &Task, leaving: Leaving) -> Timestamp {
+    let delay = task.spec.restart.as_ref().and_then(|p| p.delay);
+    match (leaving, delay.unwrap_or(DEFAULT_DELAY)) {
+        (Leaving::NodeLost, _) | (Leaving::Ended, 0) => 0,
+        (Leaving::Ended, delay) => round.now + delay,
+    }
+}
+
+/// Whether a task of the slot that is no longer wanted may still run somewhere in reach: its successor waits.
+pub fn is_blocked(round: &Round, slot: &[&Task]) -> bool {
+    slot.iter().any(|t| {
+        !is_wanted(t) && !has_ended(t) && !t.node_id.is_empty() && round.state.may_run(&t.node_id)
+    })
+}
+
+/// READY becomes RUNNING when the delay is over and the predecessor has stopped.
+pub fn start_waiting<'a>(round: &mut Round<'a, '_>, services: &Services<'a>) {
+    for (_, slot) in services.slots() {
+        for task in slot.iter().filter(|t| t.desired_state == TaskState::Ready as i32) {
+            if round.touched.contains(task.id.as_str()) {
+                continue;
+            }
+            if task.start_not_before > round.now {
+                round.wake_at(task.start_not_before);
+            } else if !is_blocked(round, slot) {
+                round.desire(task, TaskState::Running);
+            }
+        }
+    }
+}
