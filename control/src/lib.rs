@@ -6,8 +6,10 @@
 //! - [`manager`]: a running manager, all that the API and the agent see of Raft and its loops.
 //! - [`run`]: starts a manager: init, join, start; holds together `raft`, `rpc`, `leader` and [`ca`].
 //! - [`rpc`]: node RPC; [`rpc::client`] is the node's side.
+//! - [`api`]: the Docker Engine API, by [`api::serve`].
 //! - [`daemon`]: what the Docker API asks of its node; the agent implements it.
 
+pub mod api;
 pub mod ca;
 pub mod core;
 pub mod daemon;

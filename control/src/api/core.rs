@@ -1,0 +1,12 @@
+//! The pure half of the API: versions, queries, filters, JSON shapes, what changed.
+
+pub mod change;
+pub mod container;
+pub mod filter;
+pub mod find;
+pub mod image;
+pub mod names;
+pub mod query;
+pub mod shape;
+pub mod twin;
+pub mod version;

@@ -1,0 +1,196 @@
+//! Nodes.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::cluster::tls_info;
+use super::{Labels, MetaShape, is_empty};
+use crate::model;
+
+/// `POST /nodes/{id}/update`.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NodeSpec {
+    #[serde(skip_serializing_if = "is_empty")]
+    pub name: String,
+    pub labels: Labels,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub role: String,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub availability: String,
+}
+
+pub fn role_text(role: model::Role) -> &'static str {
+    match role {
+        model::Role::Worker => "worker",
+        model::Role::Manager => "manager",
+    }
+}
+
+pub fn parse_role(text: &str) -> Option<model::Role> {
+    match text {
+        "worker" => Some(model::Role::Worker),
+        "manager" => Some(model::Role::Manager),
+        _ => None,
+    }
+}
+
+pub fn parse_availability(text: &str) -> Option<model::Availability> {
+    match text {
+        "active" => Some(model::Availability::Active),
+        "pause" => Some(model::Availability::Pause),
+        "drain" => Some(model::Availability::Drain),
+        _ => None,
+    }
+}
+
+pub fn availability_text(availability: model::Availability) -> &'static str {
+    match availability {
+        model::Availability::Active => "active",
+        model::Availability::Pause => "pause",
+        model::Availability::Drain => "drain",
+    }
+}
+
+pub fn node_state_text(state: model::NodeState) -> &'static str {
+    match state {
+        model::NodeState::Unknown => "unknown",
+        model::NodeState::Down => "down",
+        model::NodeState::Ready => "ready",
+        model::NodeState::Disconnected => "disconnected",
+    }
+}
+
+impl From<&model::NodeSpec> for NodeSpec {
+    fn from(spec: &model::NodeSpec) -> NodeSpec {
+        NodeSpec {
+            name: spec.annotations.name.clone(),
+            labels: spec.annotations.labels.clone(),
+            role: role_text(spec.role()).to_string(),
+            availability: availability_text(spec.availability()).to_string(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NodeShape {
+    #[serde(rename = "ID")]
+    id: String,
+    #[serde(flatten)]
+    meta: MetaShape,
+    spec: NodeSpec,
+    description: Description,
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manager_status: Option<ManagerStatus>,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Description {
+    #[serde(skip_serializing_if = "is_empty")]
+    hostname: String,
+    platform: Platform,
+    resources: Resources,
+    engine: EngineDescription,
+    #[serde(rename = "TLSInfo")]
+    tls_info: Value,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Platform {
+    #[serde(skip_serializing_if = "is_empty")]
+    architecture: String,
+    #[serde(rename = "OS", skip_serializing_if = "is_empty")]
+    os: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+struct Resources {
+    #[serde(rename = "NanoCPUs", skip_serializing_if = "is_empty")]
+    nano_cpus: i64,
+    #[serde(rename = "MemoryBytes", skip_serializing_if = "is_empty")]
+    memory: i64,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct EngineDescription {
+    #[serde(skip_serializing_if = "is_empty")]
+    engine_version: String,
+    #[serde(skip_serializing_if = "is_empty")]
+    labels: Labels,
+    #[serde(skip_serializing_if = "is_empty")]
+    plugins: Vec<Plugin>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Plugin {
+    #[serde(rename = "Type")]
+    kind: String,
+    name: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Status {
+    state: &'static str,
+    #[serde(skip_serializing_if = "is_empty")]
+    message: String,
+    #[serde(skip_serializing_if = "is_empty")]
+    addr: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ManagerStatus {
+    #[serde(skip_serializing_if = "is_empty")]
+    pub leader: bool,
+    pub reachability: &'static str,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub addr: String,
+}
+
+/// `manager` is what Raft says of a manager node.
+pub fn node_shape(node: &model::Node, root: &str, manager: Option<ManagerStatus>) -> NodeShape {
+    let description = node.description.clone().unwrap_or_default();
+    let platform = description.platform.unwrap_or_default();
+    let plugins = description.plugins.iter().filter_map(|text| {
+        let (kind, name) = text.split_once('/')?;
+        Some(Plugin {
+            kind: kind.to_string(),
+            name: name.to_string(),
+        })
+    });
+    NodeShape {
+        id: node.id.clone(),
+        meta: MetaShape::from(&node.meta),
+        spec: NodeSpec::from(&node.spec),
+        description: Description {
+            hostname: description.hostname,
+            platform: Platform {
+                architecture: platform.architecture,
+                os: platform.os,
+            },
+            resources: Resources {
+                nano_cpus: description.nano_cpus,
+                memory: description.memory,
+            },
+            engine: EngineDescription {
+                engine_version: description.engine_version,
+                labels: description.engine_labels,
+                plugins: plugins.collect(),
+            },
+            tls_info: tls_info(root),
+        },
+        status: Status {
+            state: node_state_text(node.state()),
+            message: node.message.clone(),
+            addr: node.address.clone(),
+        },
+        manager_status: manager,
+    }
+}

@@ -1,0 +1,120 @@
+//! Services as listed and inspected.
+
+use serde::Serialize;
+
+use super::spec::{EndpointSpec, PortConfig, ServiceSpec};
+use super::{MetaShape, is_empty, time};
+use crate::core::state::ClusterState;
+use crate::model::{self, ServiceMode, TaskState};
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ServiceShape {
+    #[serde(rename = "ID")]
+    pub id: String,
+    #[serde(flatten)]
+    pub meta: MetaShape,
+    pub spec: ServiceSpec,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_spec: Option<ServiceSpec>,
+    pub endpoint: Endpoint,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update_status: Option<UpdateStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_status: Option<ServiceStatus>,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Endpoint {
+    spec: EndpointSpec,
+    #[serde(skip_serializing_if = "is_empty")]
+    ports: Vec<PortConfig>,
+    #[serde(rename = "VirtualIPs", skip_serializing_if = "is_empty")]
+    virtual_ips: Vec<VirtualIp>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct VirtualIp {
+    #[serde(rename = "NetworkID")]
+    network_id: String,
+    /// CIDR text: clients parse it as such, so an entry without an address is left out.
+    #[serde(rename = "Addr")]
+    address: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct UpdateStatus {
+    #[serde(skip_serializing_if = "is_empty")]
+    state: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completed_at: Option<String>,
+    #[serde(skip_serializing_if = "is_empty")]
+    message: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct ServiceStatus {
+    running_tasks: u64,
+    desired_tasks: u64,
+    completed_tasks: u64,
+}
+
+impl From<&model::Service> for ServiceShape {
+    fn from(service: &model::Service) -> ServiceShape {
+        let vips = service.vips.iter().filter(|vip| !vip.address.is_empty());
+        ServiceShape {
+            id: service.id.clone(),
+            meta: MetaShape::from(&service.meta),
+            spec: ServiceSpec::from(&service.spec),
+            previous_spec: service.previous_spec.as_ref().map(ServiceSpec::from),
+            endpoint: Endpoint {
+                spec: service
+                    .spec
+                    .endpoint
+                    .as_ref()
+                    .map(EndpointSpec::from)
+                    .unwrap_or_default(),
+                ports: service.ports.iter().map(PortConfig::from).collect(),
+                virtual_ips: vips
+                    .map(|vip| VirtualIp {
+                        network_id: vip.network_id.clone(),
+                        address: vip.address.clone(),
+                    })
+                    .collect(),
+            },
+            update_status: service.update_status.as_ref().map(|status| UpdateStatus {
+                state: status.state.clone(),
+                started_at: status.started_at.map(time),
+                completed_at: status.completed_at.map(time),
+                message: status.message.clone(),
+            }),
+            service_status: None,
+        }
+    }
+}
+
+/// Counts for `?status=true`. A task counts as running while it is meant to: the last report of a dead node's task
+/// says RUNNING for ever.
+pub fn service_status(state: &ClusterState, service: &model::Service) -> ServiceStatus {
+    let tasks = || state.tasks.values().filter(|task| task.service_id == service.id);
+    let running = |task: &model::Task| {
+        task.status.state() == TaskState::Running && task.desired_state() <= TaskState::Running
+    };
+    let desired = match &service.spec.mode {
+        Some(ServiceMode::Replicated(mode)) => mode.replicas.unwrap_or(1),
+        Some(ServiceMode::Global(_)) => tasks()
+            .filter(|task| task.desired_state() <= TaskState::Running)
+            .count() as u64,
+        None => 1,
+    };
+    ServiceStatus {
+        running_tasks: tasks().filter(|task| running(task)).count() as u64,
+        desired_tasks: desired,
+        completed_tasks: 0,
+    }
+}

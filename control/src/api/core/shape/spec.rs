@@ -1,0 +1,332 @@
+//! Service and task specs. Members that Skep does not build yet are read as they are, so that they can be refused
+//! by name; they are never written.
+
+mod container;
+mod from_model;
+mod into_model;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Labels, is_empty};
+use crate::model;
+
+pub use container::{ContainerSpec, DnsConfig};
+
+/// moby api/types/swarm/service.go ServiceSpec.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ServiceSpec {
+    #[serde(skip_serializing_if = "is_empty")]
+    pub name: String,
+    pub labels: Labels,
+    pub task_template: TaskSpec,
+    pub mode: ServiceMode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub update_config: Option<UpdateConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollback_config: Option<UpdateConfig>,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub networks: Vec<NetworkAttachmentConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint_spec: Option<EndpointSpec>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ServiceMode {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicated: Option<Replicated>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub global: Option<Value>,
+    #[serde(skip_serializing)]
+    pub replicated_job: Option<Value>,
+    #[serde(skip_serializing)]
+    pub global_job: Option<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Replicated {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u64>,
+}
+
+/// Update and rollback options. All but the defaults are refused, so what is read is not stored.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct UpdateConfig {
+    /// Absent means 0, all at once, as it does to Go.
+    #[serde(default)]
+    pub parallelism: u64,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub delay: i64,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub failure_action: String,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub monitor: i64,
+    pub max_failure_ratio: f64,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub order: String,
+}
+
+/// swarmkit api/defaults/service.go.
+impl Default for UpdateConfig {
+    fn default() -> UpdateConfig {
+        UpdateConfig {
+            parallelism: 1,
+            delay: 0,
+            failure_action: "pause".to_string(),
+            monitor: 5_000_000_000,
+            max_failure_ratio: 0.0,
+            order: "stop-first".to_string(),
+        }
+    }
+}
+
+impl UpdateConfig {
+    /// Whether it asks for nothing but what happens anyway.
+    pub fn is_default(&self) -> bool {
+        let standard = UpdateConfig::default();
+        self.parallelism == 1
+            && self.delay == 0
+            && (self.failure_action.is_empty() || self.failure_action == standard.failure_action)
+            && (self.monitor == 0 || self.monitor == standard.monitor)
+            && self.max_failure_ratio == 0.0
+            && (self.order.is_empty() || self.order == standard.order)
+    }
+}
+
+/// moby api/types/swarm/task.go TaskSpec.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct TaskSpec {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_spec: Option<ContainerSpec>,
+    #[serde(skip_serializing)]
+    pub plugin_spec: Option<Value>,
+    #[serde(skip_serializing)]
+    pub network_attachment_spec: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<ResourceRequirements>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restart_policy: Option<RestartPolicy>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub networks: Vec<NetworkAttachmentConfig>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_driver: Option<LogDriver>,
+    pub force_update: u64,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub runtime: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ResourceRequirements {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reservations: Option<Reservations>,
+    /// API 1.52.
+    #[serde(skip_serializing)]
+    pub swap_bytes: Option<i64>,
+    #[serde(skip_serializing)]
+    pub memory_swappiness: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Limit {
+    #[serde(rename = "NanoCPUs", skip_serializing_if = "is_empty")]
+    pub nano_cpus: i64,
+    #[serde(rename = "MemoryBytes", skip_serializing_if = "is_empty")]
+    pub memory: i64,
+    #[serde(rename = "Pids", skip_serializing_if = "is_empty")]
+    pub pids: i64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub struct Reservations {
+    #[serde(rename = "NanoCPUs", skip_serializing_if = "is_empty")]
+    pub nano_cpus: i64,
+    #[serde(rename = "MemoryBytes", skip_serializing_if = "is_empty")]
+    pub memory: i64,
+    #[serde(rename = "GenericResources", skip_serializing)]
+    pub generic: Vec<Value>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct RestartPolicy {
+    #[serde(skip_serializing_if = "is_empty")]
+    pub condition: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<i64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Placement {
+    #[serde(skip_serializing_if = "is_empty")]
+    pub constraints: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub preferences: Vec<Preference>,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub max_replicas: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub platforms: Vec<Platform>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Preference {
+    pub spread: Spread,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Spread {
+    pub spread_descriptor: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Platform {
+    #[serde(skip_serializing_if = "is_empty")]
+    pub architecture: String,
+    #[serde(rename = "OS", skip_serializing_if = "is_empty")]
+    pub os: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct NetworkAttachmentConfig {
+    #[serde(skip_serializing_if = "is_empty")]
+    pub target: String,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub aliases: Vec<String>,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub driver_opts: Labels,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct LogDriver {
+    #[serde(skip_serializing_if = "is_empty")]
+    pub name: String,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub options: Labels,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct EndpointSpec {
+    #[serde(skip_serializing_if = "is_empty")]
+    pub mode: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortConfig>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct PortConfig {
+    #[serde(skip_serializing_if = "is_empty")]
+    pub name: String,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub protocol: String,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub target_port: u32,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub published_port: u32,
+    #[serde(skip_serializing_if = "is_empty")]
+    pub publish_mode: String,
+}
+
+/// A word that is none of those allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpecError {
+    #[error("invalid {field}: {value:?}")]
+    Word { field: &'static str, value: String },
+    #[error("must specify only one service mode")]
+    Modes,
+    #[error("mismatched Runtime and *Spec fields")]
+    Runtime,
+}
+
+impl ServiceSpec {
+    /// `inspect?insertDefaults=true` (swarmkit api/defaults/service.go).
+    pub fn insert_defaults(&mut self) {
+        let task = &mut self.task_template;
+        if let Some(container) = &mut task.container_spec {
+            container.stop_grace_period.get_or_insert(10_000_000_000);
+            container.dns_config.get_or_insert_with(DnsConfig::default);
+        }
+        let resources = task.resources.get_or_insert_with(Default::default);
+        resources.limits.get_or_insert_with(Default::default);
+        resources.reservations.get_or_insert_with(Default::default);
+        let restart = task.restart_policy.get_or_insert_with(Default::default);
+        if restart.condition.is_empty() {
+            restart.condition = "any".to_string();
+        }
+        restart.delay.get_or_insert(5_000_000_000);
+        restart.max_attempts.get_or_insert(0);
+        task.placement.get_or_insert_with(Default::default);
+        self.update_config.get_or_insert_with(Default::default);
+        self.rollback_config.get_or_insert_with(Default::default);
+    }
+
+    /// The first part of the spec that Swarm has and Skep does not build yet, by name.
+    pub fn not_built(&self) -> Option<&'static str> {
+        let mode = &self.mode;
+        let options = [&self.update_config, &self.rollback_config];
+        if mode.global.is_some() {
+            Some("global mode")
+        } else if mode.replicated_job.is_some() || mode.global_job.is_some() {
+            Some("a job mode (replicated-job, global-job)")
+        } else if options.into_iter().flatten().any(|config| !config.is_default()) {
+            Some("an update or rollback option (parallelism, delay, order, monitor, failure action or ratio)")
+        } else {
+            self.task_template.not_built()
+        }
+    }
+}
+
+impl TaskSpec {
+    fn not_built(&self) -> Option<&'static str> {
+        let resources = self.resources.as_ref();
+        let generic = resources
+            .and_then(|resources| resources.reservations.as_ref())
+            .is_some_and(|reservations| !reservations.generic.is_empty());
+        if self.plugin_spec.is_some() || self.runtime == "plugin" {
+            Some("a plugin service")
+        } else if generic {
+            Some("a generic resource")
+        } else if resources.is_some_and(|r| r.swap_bytes.is_some() || r.memory_swappiness.is_some()) {
+            Some("a swap limit")
+        } else {
+            self.container_spec.as_ref().and_then(ContainerSpec::not_built)
+        }
+    }
+}
+
+fn protocol_text(protocol: model::Protocol) -> &'static str {
+    match protocol {
+        model::Protocol::Tcp => "tcp",
+        model::Protocol::Udp => "udp",
+        model::Protocol::Sctp => "sctp",
+    }
+}
+
+fn publish_mode_text(mode: model::PublishMode) -> &'static str {
+    match mode {
+        model::PublishMode::Ingress => "ingress",
+        model::PublishMode::Host => "host",
+    }
+}
