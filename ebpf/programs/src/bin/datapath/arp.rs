@@ -1,0 +1,81 @@
+//! ARP, answered where it is asked: every neighbour is the gateway.
+
+use skep_ebpf_common::{Address, DropReason, GATEWAY_MAC, SourceKey};
+use skep_ebpf_programs::answer::arp_reply;
+use skep_ebpf_programs::packet::Packet;
+use skep_ebpf_programs::parse;
+
+use crate::maps::{ENDPOINTS, NETWORKS, SOURCES, mesh_address_be};
+use crate::send::{endpoint_key, into_peer, out_of};
+use crate::skb::Skb;
+use crate::verdict::{Code, drop};
+use crate::work::Work;
+
+/// From a container. Probes (sender 0.0.0.0, RFC 5227) and announcements are swallowed: addresses are given out once.
+#[inline(never)]
+pub fn from_container(skb: &mut Skb, work: &mut Work) -> Code {
+    let Some(arp) = parse::arp(skb) else {
+        return drop(DropReason::Malformed);
+    };
+    let key = SourceKey {
+        container: work.container,
+        address: Address::v4(arp.sender_be),
+    };
+    // SAFETY: plain numbers.
+    let Some(source) = (unsafe { SOURCES.get(key) }) else {
+        return drop(DropReason::SpoofedArp);
+    };
+    let network = source.network;
+    let own = own_mac(work.container, arp.sender_mac, arp.sender_be);
+    if !own {
+        return drop(DropReason::SpoofedArp);
+    }
+    if !arp.request || arp.target_be == arp.sender_be {
+        return drop(DropReason::ArpUnknown);
+    }
+    // SAFETY: plain numbers.
+    let known = unsafe { ENDPOINTS.get(endpoint_key(network, arp.target_be)) }.is_some()
+        || unsafe { NETWORKS.get(network) }.is_some_and(|n| n.gateway == Address::v4(arp.target_be));
+    if !known {
+        return drop(DropReason::ArpUnknown);
+    }
+    if skb.store(0, &arp_reply(&arp, GATEWAY_MAC)).is_err() {
+        return drop(DropReason::ReplyFailed);
+    }
+    let ifindex = skb.ifindex();
+    into_peer(skb, ifindex)
+}
+
+/// From the node itself: only the mesh address has a neighbour.
+#[inline(never)]
+pub fn from_host(skb: &mut Skb) -> Code {
+    let Some(arp) = parse::arp(skb) else {
+        return drop(DropReason::Malformed);
+    };
+    if !arp.request || arp.target_be != mesh_address_be() {
+        return drop(DropReason::ArpUnknown);
+    }
+    if skb.store(0, &arp_reply(&arp, GATEWAY_MAC)).is_err() {
+        return drop(DropReason::ReplyFailed);
+    }
+    let ifindex = skb.ifindex();
+    out_of(skb, ifindex)
+}
+
+/// Is this the MAC of one of the container's own addresses? `likely_be`: the one it most probably is.
+#[inline(always)]
+pub fn own_mac(container: u32, mac: [u8; 6], likely_be: u32) -> bool {
+    if mac[0] != 0x02 || mac[1] != 0x42 {
+        return false;
+    }
+    let address_be = u32::from_ne_bytes([mac[2], mac[3], mac[4], mac[5]]);
+    if address_be == likely_be {
+        return true;
+    }
+    let key = SourceKey {
+        container,
+        address: Address::v4(address_be),
+    };
+    // SAFETY: only its presence matters.
+    unsafe { SOURCES.get(key) }.is_some()
+}

@@ -1,0 +1,148 @@
+//! What a container sends.
+
+use skep_ebpf_common::{
+    Address, DropReason, ENDPOINT_VIP, NETWORK_INGRESS, NETWORK_INTERNAL, SourceKey, mesh_hop_mac,
+};
+use skep_ebpf_programs::parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4};
+use skep_ebpf_programs::translate::translate;
+
+use crate::maps::{ENDPOINTS, INTERFACES, NETWORKS, SOURCES, resolver_be};
+use crate::send::{endpoint_key, is_too_big, set_macs, to_local, to_node};
+use crate::skb::Skb;
+use crate::verdict::{Code, PASS, drop};
+use crate::work::{BACK_PEER, Work};
+use crate::{arp, flows, mesh, reply, vip};
+
+#[inline(always)]
+pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
+    // SAFETY, here and below: values are plain numbers that user space replaces as a whole.
+    let Some(interface) = (unsafe { INTERFACES.get(skb.ifindex()) }) else {
+        return drop(DropReason::UnknownInterface);
+    };
+    work.container = interface.container;
+    work.back = BACK_PEER;
+    let Some(ethernet) = parse::ethernet(skb) else {
+        return drop(DropReason::Malformed);
+    };
+    match ethernet.ethertype {
+        ETHERTYPE_IPV4 => {}
+        ETHERTYPE_ARP => return arp::from_container(skb, work),
+        _ => return drop(DropReason::UnsupportedProtocol),
+    }
+    let Some(headers) = parse::ipv4(skb) else {
+        return drop(DropReason::Malformed);
+    };
+    work.headers = headers;
+    if !arp::own_mac(work.container, ethernet.source, headers.source_be) {
+        return drop(DropReason::SpoofedMac);
+    }
+    let key = SourceKey {
+        container: work.container,
+        address: Address::v4(headers.source_be),
+    };
+    let Some(source) = (unsafe { SOURCES.get(key) }) else {
+        return drop(DropReason::SpoofedAddress);
+    };
+    work.network = source.network;
+    work.source_vip_be = source.vip.to_v4().unwrap_or(0);
+    // Multicast and limited broadcast go nowhere: nothing floods.
+    if headers.destination_be.to_ne_bytes()[0] >= 224 {
+        return drop(DropReason::UnsupportedProtocol);
+    }
+    if headers.destination_be == resolver_be() {
+        skb.set_for_this_host();
+        return PASS;
+    }
+    if !flows::fragment_ports(work) {
+        return drop(DropReason::FragmentUnknown);
+    }
+    route(skb, work)
+}
+
+#[inline(always)]
+fn route(skb: &mut Skb, work: &mut Work) -> Code {
+    let Some(network) = (unsafe { NETWORKS.get(work.network) }) else {
+        return drop(DropReason::UnknownNetwork);
+    };
+    let flags = network.flags;
+    let gateway_be = network.gateway.words_be[3];
+    let destination_be = work.headers.destination_be;
+    let inside = (destination_be ^ network.subnet.words_be[3]) & network.mask.words_be[3] == 0;
+    work.mtu = network.mtu;
+    if flags & NETWORK_INGRESS != 0 {
+        let tuple = work.headers.tuple;
+        flows::set_mesh_key(
+            work,
+            tuple.destination_be,
+            tuple.destination_port_be,
+            tuple.source_be,
+            tuple.source_port_be,
+        );
+        if let Some(found) = flows::find(work) {
+            return mesh::reply(skb, work, found);
+        }
+    }
+    if inside && destination_be != gateway_be {
+        return to_neighbour(skb, work);
+    }
+    if flags & NETWORK_INTERNAL != 0 {
+        return drop(DropReason::InternalNetwork);
+    }
+    skb.set_for_this_host();
+    PASS
+}
+
+/// To another address of the network.
+#[inline(always)]
+fn to_neighbour(skb: &mut Skb, work: &mut Work) -> Code {
+    let destination_be = work.headers.destination_be;
+    let Some(endpoint) = (unsafe { ENDPOINTS.get(endpoint_key(work.network, destination_be)) }) else {
+        return drop(DropReason::NoSuchEndpoint);
+    };
+    if endpoint.kind == ENDPOINT_VIP {
+        let backends = endpoint.backends;
+        return vip::forward(skb, work, backends);
+    }
+    let (ifindex, node) = (endpoint.ifindex, endpoint.node);
+    if ifindex == 0 {
+        return to_remote(skb, work, destination_be, node);
+    }
+    if work.source_vip_be != 0 && vip::reverse(work) && translate(skb, &work.headers, &work.to).is_err() {
+        return drop(DropReason::RewriteFailed);
+    }
+    to_local(skb, destination_be, ifindex)
+}
+
+/// To an endpoint of another node, as it is; `work.headers` describes the packet.
+#[inline(always)]
+pub fn to_remote(skb: &mut Skb, work: &mut Work, address_be: u32, node: u32) -> Code {
+    if is_too_big(skb, &work.headers, work.mtu) {
+        let source_be = gateway_of(work);
+        return reply::too_big(skb, work, source_be);
+    }
+    if set_macs(
+        skb,
+        skep_ebpf_common::endpoint_mac(address_be),
+        skep_ebpf_common::GATEWAY_MAC,
+    )
+    .is_err()
+    {
+        return drop(DropReason::RewriteFailed);
+    }
+    to_node(skb, work.network, node)
+}
+
+/// Who tells a container about a packet that is too big.
+#[inline(always)]
+pub fn gateway_of(work: &Work) -> u32 {
+    match unsafe { NETWORKS.get(work.network) } {
+        Some(network) => network.gateway.words_be[3],
+        None => work.headers.destination_be,
+    }
+}
+
+/// Inner MAC of a mesh packet of this kind after `hop` hops.
+#[inline(always)]
+pub fn mesh_mac(kind: u8, hop: u32) -> [u8; 6] {
+    mesh_hop_mac(kind, hop as u8)
+}

@@ -1,0 +1,41 @@
+//! What the node's own sockets send to its published ports, by way of the mesh address.
+
+use skep_ebpf_common::{DropReason, ORIGIN_HOST};
+use skep_ebpf_programs::parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4};
+
+use crate::maps::{mesh_address_be, node};
+use crate::skb::Skb;
+use crate::verdict::{Code, drop};
+use crate::work::{BACK_PLAIN, Work};
+use crate::{arp, flows, mesh, reply};
+
+#[inline(always)]
+pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
+    let Some(ethernet) = parse::ethernet(skb) else {
+        return drop(DropReason::Malformed);
+    };
+    match ethernet.ethertype {
+        ETHERTYPE_IPV4 => {}
+        ETHERTYPE_ARP => return arp::from_host(skb),
+        _ => return drop(DropReason::UnsupportedProtocol),
+    }
+    let Some(headers) = parse::ipv4(skb) else {
+        return drop(DropReason::Malformed);
+    };
+    work.headers = headers;
+    work.back = BACK_PLAIN;
+    if headers.destination_be != mesh_address_be() {
+        return drop(DropReason::HostToOverlay);
+    }
+    work.network = 0;
+    if !flows::fragment_ports(work) {
+        return drop(DropReason::FragmentUnknown);
+    }
+    if !mesh::look_up(work) {
+        return reply::refuse(skb, work, DropReason::NoBackend);
+    }
+    work.entry = node();
+    work.origin = u32::from(ORIGIN_HOST);
+    work.hop = 0;
+    mesh::forward(skb, work)
+}

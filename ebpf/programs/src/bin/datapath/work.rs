@@ -1,0 +1,46 @@
+//! What a program knows about the packet in hand.
+
+use skep_ebpf_common::{COLUMNS, FlowKey, FlowValue, FragmentKey, PublishedValue};
+use skep_ebpf_programs::parse::{Headers, Tuple};
+
+use crate::maps::WORK;
+
+/// How an answer gets back to where the packet came from.
+pub const BACK_PEER: u32 = 1;
+pub const BACK_PLAIN: u32 = 2;
+pub const BACK_MESH: u32 = 3;
+
+#[repr(C)]
+pub struct Work {
+    pub headers: Headers,
+    /// What the packet shall become.
+    pub to: Tuple,
+    pub key: FlowKey,
+    pub value: FlowValue,
+    pub fragment: FragmentKey,
+    pub published: PublishedValue,
+    pub row: [u16; COLUMNS],
+    pub network: u32,
+    pub mtu: u32,
+    pub container: u32,
+    pub now_s: u32,
+    /// One of the `BACK_` values.
+    pub back: u32,
+    /// The sending endpoint's service.
+    pub source_vip_be: u32,
+    /// Mesh: node the client came in through, how it came, how often the packet was sent on.
+    pub entry: u32,
+    pub origin: u32,
+    pub hop: u32,
+}
+
+/// This CPU's room. Contents are left over from the packet before; `now_s` is set.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Work> {
+    let pointer = WORK.get_ptr_mut(0)?;
+    // SAFETY: a map value of the right type, used by one program run at a time (bottom halves are off).
+    let work = unsafe { &mut *pointer };
+    // SAFETY: helper without arguments; a coarse clock is enough for seconds.
+    work.now_s = (unsafe { aya_ebpf::helpers::bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32;
+    Some(work)
+}

@@ -1,0 +1,221 @@
+//! Which task takes a packet of a published port: the ranks of its row, seen from one node.
+
+use skep_ebpf_common::{COLUMNS, RANKS};
+
+/// How often a mesh packet is sent from node to node before it is refused: each rank has its chance once.
+pub const MAX_HOPS: u8 = RANKS as u8;
+
+/// One column of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rank {
+    pub local: bool,
+    pub draining: bool,
+}
+
+/// What this node knows about the flow at a local task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing.
+    No,
+    /// The task has this very flow.
+    Yes,
+    /// The task has a flow with the same addresses and ports that was dialed differently.
+    Occupied,
+}
+
+/// The row of one packet; answers are looked up only when asked for.
+pub trait Ranks {
+    fn rank(&mut self, column: usize) -> Option<Rank>;
+    /// Is the node of this (remote) rank reachable?
+    fn alive(&mut self, column: usize) -> bool;
+    fn known(&mut self, column: usize) -> Known;
+}
+
+/// What to do with the packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// A local task's, of a flow it has.
+    Deliver(usize),
+    /// A local task's, of a new flow.
+    Open(usize),
+    /// The task's node decides.
+    Forward(usize),
+    /// No task that may take it.
+    Nobody,
+    /// Only tasks that cannot tell it from another flow.
+    Collision,
+}
+
+/// `hop`: how often the packet was sent on. 0: this is the node the client came in through; it keeps no state, so whoever is first decides. `opens`: a
+/// packet that may begin a flow. A packet of a flow nobody here knows goes to the next rank: the task that was first in an
+/// older table.
+#[inline(always)]
+pub fn choose<R: Ranks>(ranks: &mut R, hop: u8, opens: bool) -> Choice {
+    let mut open: Option<usize> = None;
+    let mut remote: Option<usize> = None;
+    let mut next: Option<usize> = None;
+    let mut seen_local = false;
+    let mut occupied = false;
+    for column in 0..COLUMNS {
+        let Some(rank) = ranks.rank(column) else { continue };
+        if rank.local {
+            match ranks.known(column) {
+                Known::Yes => return Choice::Deliver(column),
+                Known::Occupied => occupied = true,
+                Known::No if opens && !rank.draining && open.is_none() => open = Some(column),
+                Known::No => {}
+            }
+            seen_local = true;
+        } else if !(opens && rank.draining) && ranks.alive(column) {
+            if hop == 0 && !seen_local {
+                return Choice::Forward(column);
+            }
+            remote = remote.or(Some(column));
+            if seen_local {
+                next = next.or(Some(column));
+            }
+        }
+    }
+    // Ranks before our own had their turn with a packet that opens nothing; one that opens may go to any.
+    let onward = if seen_local && !opens { next } else { remote };
+    match (open, onward) {
+        (Some(column), _) => Choice::Open(column),
+        (None, Some(column)) if hop < MAX_HOPS => Choice::Forward(column),
+        _ if occupied => Choice::Collision,
+        _ => Choice::Nobody,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Copy)]
+    struct Column {
+        node: u32,
+        draining: bool,
+        known: Known,
+    }
+
+    struct View<'a> {
+        me: u32,
+        dead: u32,
+        row: &'a [Option<Column>; COLUMNS],
+    }
+
+    impl Ranks for View<'_> {
+        fn rank(&mut self, column: usize) -> Option<Rank> {
+            self.row[column].map(|c| Rank {
+                local: c.node == self.me,
+                draining: c.draining,
+            })
+        }
+        fn alive(&mut self, column: usize) -> bool {
+            self.row[column].is_some_and(|c| c.node != self.dead)
+        }
+        fn known(&mut self, column: usize) -> Known {
+            self.row[column].map_or(Known::No, |c| c.known)
+        }
+    }
+
+    fn row(nodes: [u32; 3], owner: Option<usize>) -> [Option<Column>; COLUMNS] {
+        let mut row = [None; COLUMNS];
+        for (column, node) in nodes.into_iter().enumerate() {
+            let known = if owner == Some(column) {
+                Known::Yes
+            } else {
+                Known::No
+            };
+            row[column] = Some(Column {
+                node,
+                draining: false,
+                known,
+            });
+        }
+        row
+    }
+
+    /// Follows a packet from node to node until someone takes it; `None`: refused.
+    fn walk(row: &[Option<Column>; COLUMNS], entry: u32, dead: u32, opens: bool) -> Option<(usize, u8)> {
+        let mut me = entry;
+        for hop in 0..=MAX_HOPS {
+            match choose(&mut View { me, dead, row }, hop, opens) {
+                Choice::Deliver(column) | Choice::Open(column) => return Some((column, hop)),
+                Choice::Forward(column) => me = row[column].expect("a task").node,
+                Choice::Nobody | Choice::Collision => return None,
+            }
+        }
+        panic!("forwarded without end");
+    }
+
+    proptest! {
+        #[test]
+        fn a_known_flow_is_found_from_every_entry(nodes: [u8; 3], owner in 0_usize..3, entry: u8) {
+            let nodes = nodes.map(|n| u32::from(n % 4));
+            let row = row(nodes, Some(owner));
+            let found = walk(&row, u32::from(entry % 4), 99, false);
+            prop_assert_eq!(found.map(|f| row[f.0].unwrap().node), Some(nodes[owner]));
+            prop_assert_eq!(found.map(|f| f.0), Some(owner));
+        }
+
+        #[test]
+        fn a_new_flow_goes_to_the_same_task_from_every_entry(nodes: [u8; 3], a: u8, b: u8) {
+            let row = row(nodes.map(|n| u32::from(n % 4)), None);
+            let from_a = walk(&row, u32::from(a % 4), 99, true).map(|f| f.0);
+            let from_b = walk(&row, u32::from(b % 4), 99, true).map(|f| f.0);
+            prop_assert_eq!(from_a, Some(0));
+            prop_assert_eq!(from_b, Some(0));
+        }
+
+        #[test]
+        fn a_dead_node_is_passed_over(nodes: [u8; 3], entry: u8) {
+            let nodes = nodes.map(|n| u32::from(n % 3));
+            let dead = 0;
+            let entry = 1 + u32::from(entry % 2);
+            let found = walk(&row(nodes, None), entry, dead, true);
+            prop_assert_eq!(found.map(|f| f.0), nodes.iter().position(|n| *n != dead));
+        }
+
+        #[test]
+        fn an_unknown_flow_is_refused_in_the_end(nodes: [u8; 3], entry: u8) {
+            prop_assert_eq!(walk(&row(nodes.map(|n| u32::from(n % 4)), None), u32::from(entry % 4), 99, false), None);
+        }
+    }
+
+    #[test]
+    fn a_draining_task_keeps_its_flows_and_gets_no_new_ones() {
+        let mut row = row([1, 2, 3], Some(2));
+        row[2].as_mut().expect("a task").draining = true;
+        assert_eq!(walk(&row, 1, 99, false), Some((2, 2)));
+        assert_eq!(walk(&row, 3, 99, false).map(|f| f.0), Some(2));
+        let only = [row[2], None, None, None];
+        assert_eq!(walk(&only, 1, 99, true), None);
+    }
+
+    #[test]
+    fn two_dialed_ports_of_one_task_do_not_mix() {
+        let column = |node, known| {
+            Some(Column {
+                node,
+                draining: false,
+                known,
+            })
+        };
+        let row = [column(1, Known::Occupied), column(1, Known::No), None, None];
+        assert_eq!(walk(&row, 1, 99, true), Some((1, 0)));
+        let alone = [column(1, Known::Occupied), None, None, None];
+        assert_eq!(
+            choose(
+                &mut View {
+                    me: 1,
+                    dead: 99,
+                    row: &alone
+                },
+                0,
+                true
+            ),
+            Choice::Collision
+        );
+    }
+}
