@@ -46,7 +46,7 @@ table inet {TABLE} {{
 \t\ttype nat hook prerouting priority dstnat; policy accept;
 {to_mesh}{to_containers}\t}}
 \tchain output {{
-\t\ttype nat hook output priority dstnat; policy accept;
+\t\ttype nat hook output priority -100; policy accept;
 {to_mesh}{to_containers}\t}}
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
