@@ -78,6 +78,14 @@ impl Desired {
         }
     }
 
+    /// Address by which the data plane reaches a node.
+    pub fn underlay_of(&self, node_id: &str) -> Option<&str> {
+        match self.kind(&format!("peer/{node_id}")) {
+            Some(ItemKind::Peer(peer)) => Some(&peer.underlay),
+            _ => None,
+        }
+    }
+
     fn kind(&self, key: &str) -> Option<&ItemKind> {
         self.items.get(key).and_then(|item: &Item| item.kind.as_ref())
     }

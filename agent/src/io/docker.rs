@@ -31,6 +31,7 @@ const OLDEST_MINOR: usize = 41;
 const NEWEST_MINOR: usize = 48;
 /// Network of tasks that are on no overlay: reaches outside, isolates its containers from each other.
 const LOCAL_NETWORK: &str = "skep_gwbridge";
+const LOCAL_NETWORK_LABEL: &str = "skep.local";
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -87,6 +88,7 @@ pub struct ContainerEvent {
 pub struct Engine {
     socket: PathBuf,
     api_minor: Arc<AtomicUsize>,
+    local_network: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Engine {
@@ -94,6 +96,7 @@ impl Engine {
         Engine {
             socket,
             api_minor: Arc::new(AtomicUsize::new(OLDEST_MINOR)),
+            local_network: Arc::default(),
         }
     }
 
@@ -274,19 +277,26 @@ impl Engine {
         gone_is_fine(within("remove", id, CHANGE, docker.remove_container(id, Some(options))).await)
     }
 
-    /// Makes the network for tasks that are on no overlay exist; answers its name.
-    pub async fn ensure_local_network(&self) -> Result<&'static str, EngineError> {
-        let docker = self.client("inspect network", LOCAL_NETWORK)?;
-        let seen = within(
-            "inspect network",
-            LOCAL_NETWORK,
-            READ,
-            docker.inspect_network(LOCAL_NETWORK, None),
-        );
-        match seen.await {
-            Ok(_) => return Ok(LOCAL_NETWORK),
-            Err(error) if error.status() == Some(404) => {}
-            Err(error) => return Err(error),
+    /// Makes the network for tasks that are on no overlay exist; answers its id. One at a time: the Engine (before API
+    /// 1.44) makes two networks of one name without a word.
+    pub async fn ensure_local_network(&self) -> Result<String, EngineError> {
+        let _one_at_a_time = self.local_network.lock().await;
+        let docker = self.client("list networks like", LOCAL_NETWORK)?;
+        let filters = HashMap::from([
+            ("name", vec![LOCAL_NETWORK]),
+            ("label", vec![LOCAL_NETWORK_LABEL]),
+        ]);
+        let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
+        let call = docker.list_networks(Some(options));
+        let known = within("list networks like", LOCAL_NETWORK, READ, call).await?;
+        let mut ids: Vec<String> = known
+            .into_iter()
+            .filter(|n| n.name.as_deref() == Some(LOCAL_NETWORK))
+            .filter_map(|n| n.id)
+            .collect();
+        ids.sort();
+        if let Some(id) = ids.into_iter().next() {
+            return Ok(id);
         }
         let request = NetworkCreateRequest {
             name: LOCAL_NETWORK.to_string(),
@@ -295,22 +305,17 @@ impl Engine {
                 "com.docker.network.bridge.enable_icc".to_string(),
                 "false".to_string(),
             )])),
-            labels: Some(HashMap::from([("skep.local".to_string(), String::new())])),
+            labels: Some(HashMap::from([(LOCAL_NETWORK_LABEL.to_string(), String::new())])),
             ..NetworkCreateRequest::default()
         };
-        match within(
+        Ok(within(
             "create network",
             LOCAL_NETWORK,
             CHANGE,
             docker.create_network(request),
         )
-        .await
-        {
-            Ok(_) => Ok(LOCAL_NETWORK),
-            // Another task was faster.
-            Err(error) if error.status() == Some(409) => Ok(LOCAL_NETWORK),
-            Err(error) => Err(error),
-        }
+        .await?
+        .id)
     }
 
     /// Container events from now on; ends when the Engine goes.

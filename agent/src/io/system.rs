@@ -66,3 +66,13 @@ pub fn docker_installed(socket: &Path) -> bool {
             .chain(usual)
             .any(|dir| dir.join("dockerd").exists())
 }
+
+/// The host's name.
+///
+/// # Errors
+/// When procfs is not there.
+pub fn hostname() -> std::io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/hostname")?
+        .trim()
+        .to_string())
+}

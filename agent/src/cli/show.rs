@@ -1,0 +1,124 @@
+//! Answers of the agent as tables.
+
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+pub fn status(answer: &Value) -> String {
+    let swarm = &answer["swarm"];
+    let mut facts = table(&[]);
+    facts.add_row(["version", &text(&answer["version"])]);
+    let engine = if answer["engine"]["error"].is_null() {
+        &answer["engine"]["version"]
+    } else {
+        &answer["engine"]["error"]
+    };
+    facts.add_row(["engine", &text(engine)]);
+    facts.add_row(["swarm", &text(&swarm["state"])]);
+    let rows: [(&str, &Value); 10] = [
+        ("error", &swarm["error"]),
+        ("role", &swarm["role"]),
+        ("node", &swarm["node_id"]),
+        ("address", &swarm["address"]),
+        ("leader", &swarm["leader"]),
+        ("session with", &swarm["session"]["manager"]),
+        ("session error", &swarm["session"]["error"]),
+        ("assignments", &swarm["assignments"]["index"]),
+        ("tables", &swarm["network"]["applied"]),
+        ("network error", &swarm["network"]["error"]),
+    ];
+    for (name, value) in rows {
+        if !text(value).is_empty() {
+            facts.add_row([name, &text(value)]);
+        }
+    }
+    for problem in list(&swarm["network"]["problems"]) {
+        facts.add_row(["problem", &text(problem)]);
+    }
+    let mut parts = vec![facts.to_string()];
+    parts.extend(rows_of(
+        &swarm["nodes"],
+        &["ID", "HOSTNAME", "ADDRESS", "INDEX", "READY"],
+        &["id", "hostname", "address", "index", "ready"],
+    ));
+    parts.extend(rows_of(
+        &swarm["tasks"],
+        &["ID", "NAME", "DESIRED", "STATE", "ERROR"],
+        &["id", "name", "desired", "state", "error"],
+    ));
+    parts.join("\n\n")
+}
+
+pub fn drops(answer: &Value) -> String {
+    if let Some(error) = answer["error"].as_str() {
+        return error.to_string();
+    }
+    let rows = rows_of(&answer["drops"], &["REASON", "PACKETS"], &["reason", "packets"]);
+    rows.unwrap_or_else(|| "no packet was dropped".to_string())
+}
+
+fn rows_of(rows: &Value, header: &[&str], keys: &[&str]) -> Option<String> {
+    let rows = list(rows);
+    if rows.is_empty() {
+        return None;
+    }
+    let mut table = table(header);
+    for row in rows {
+        table.add_row(keys.iter().map(|key| text(&row[*key])));
+    }
+    Some(table.to_string())
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    if !header.is_empty() {
+        table.set_header(header);
+    }
+    table
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_shown_and_nothing_else() {
+        let answer = json!({
+            "version": "0.1.0",
+            "engine": {"version": "20.10.24"},
+            "swarm": {"state": "active", "role": "manager", "tasks": [
+                {"id": "t1", "name": "web.1", "desired": "running", "state": "running", "error": ""},
+            ]},
+        });
+        let shown = status(&answer);
+        assert!(
+            shown.contains("web.1") && shown.contains("manager") && shown.contains("20.10.24"),
+            "{shown}"
+        );
+        assert!(
+            !shown.contains("problem") && !shown.contains("HOSTNAME"),
+            "{shown}"
+        );
+    }
+
+    #[test]
+    fn drops_are_a_table_or_a_sentence() {
+        assert_eq!(drops(&json!({"drops": []})), "no packet was dropped");
+        assert!(drops(&json!({"drops": [{"reason": "Spoofed", "packets": 3}]})).contains("Spoofed"));
+        assert_eq!(drops(&json!({"drops": [], "error": "not up"})), "not up");
+    }
+}

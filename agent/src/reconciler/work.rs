@@ -1,0 +1,280 @@
+//! One action of the plan, carried out against the Engine.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use skep_control::model::{TaskItem, TaskState};
+use tokio::sync::{Semaphore, watch};
+
+use super::chain;
+use crate::core::desired::Desired;
+use crate::core::plan::Action;
+use crate::core::resolv::{resolv_conf, search_of};
+use crate::io::docker::create::{Place, container_name, creation};
+use crate::io::docker::{Engine, EngineError};
+use crate::network::Network;
+
+/// Swarm's default of `--stop-grace-period`.
+const DEFAULT_GRACE: Duration = Duration::from_secs(10);
+/// How long a container waits for the data plane to follow. Then it starts anyway: the tables come later.
+const TABLES_DEADLINE: Duration = Duration::from_secs(3);
+
+/// What came of an action.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Done, or someone was faster: look at the container (by id or name).
+    Look(String),
+    /// The task is over with this status.
+    Ended {
+        state: TaskState,
+        message: &'static str,
+        err: String,
+    },
+    /// The Engine or the network gave no answer: again after a while.
+    Again { reason: String },
+}
+
+pub struct Worker {
+    pub engine: Engine,
+    pub state_dir: PathBuf,
+    pub api_socket: String,
+    pub network: watch::Receiver<Option<Arc<Network>>>,
+    pub permits: Semaphore,
+}
+
+impl Worker {
+    pub async fn perform(&self, action: Action, desired: &Desired) -> Outcome {
+        match action {
+            Action::Report { task_id, .. } => Outcome::Look(task_id),
+            Action::Create { task_id } => self.create(&task_id, desired).await,
+            Action::Start { container_id, .. } => self.start(container_id).await,
+            Action::Stop {
+                task_id,
+                container_id,
+            } => self.stop(&task_id, container_id, desired).await,
+            Action::Remove {
+                task_id,
+                container_id,
+            } => self.remove(&task_id, container_id).await,
+        }
+    }
+
+    async fn create(&self, task_id: &str, desired: &Desired) -> Outcome {
+        let Some(task) = desired.tasks().get(task_id).copied().cloned() else {
+            return Outcome::Again {
+                reason: "the task is gone".into(),
+            };
+        };
+        let Ok(_permit) = self.permits.acquire().await else {
+            return Outcome::Again {
+                reason: "shutting down".into(),
+            };
+        };
+        if let Err(outcome) = self.fetch_image(&task).await {
+            return outcome;
+        }
+        let place = match self.place(&task, desired).await {
+            Ok(place) => place,
+            Err(outcome) => return outcome,
+        };
+        let creation = match creation(&task, &place) {
+            Ok(creation) => creation,
+            Err(error) => return rejected(error.to_string()),
+        };
+        match self.engine.create(creation).await {
+            Ok(id) => Outcome::Look(id),
+            Err(error) if error.status() == Some(409) => self.taken_name(&task, desired, error).await,
+            Err(error) => refused(error, rejected),
+        }
+    }
+
+    /// A pull that fails is only told to the log: the create then names the missing image.
+    async fn fetch_image(&self, task: &TaskItem) -> Result<(), Outcome> {
+        let spec = &task.spec.container;
+        let present = self
+            .engine
+            .has_image(&spec.image)
+            .await
+            .map_err(|e| refused(e, rejected))?;
+        if !present {
+            tracing::info!(image = %spec.image, "pull");
+            if let Err(error) = self.engine.pull(&spec.image, spec.registry_auth.as_deref()).await {
+                tracing::warn!(error = %chain(&error), "pull");
+            }
+        }
+        Ok(())
+    }
+
+    /// The container of an earlier, interrupted create is ours already.
+    async fn taken_name(&self, task: &TaskItem, desired: &Desired, error: EngineError) -> Outcome {
+        match self
+            .engine
+            .container(&container_name(task), &desired.node_id)
+            .await
+        {
+            Ok(Some(container)) if container.task_id == task.id => Outcome::Look(container.id),
+            Ok(_) => rejected(error.to_string()),
+            Err(second) => Outcome::Again {
+                reason: chain(&second),
+            },
+        }
+    }
+
+    async fn place(&self, task: &TaskItem, desired: &Desired) -> Result<Place, Outcome> {
+        let platform = self
+            .engine
+            .info()
+            .await
+            .map_err(|e| again(&e))?
+            .description
+            .platform
+            .unwrap_or_default();
+        let mut place = Place {
+            node_id: desired.node_id.clone(),
+            os: platform.os,
+            architecture: platform.architecture,
+            api_socket: self.api_socket.clone(),
+            ..Place::default()
+        };
+        if task.networks.is_empty() {
+            let local = self
+                .engine
+                .ensure_local_network()
+                .await
+                .map_err(|e| refused(e, rejected))?;
+            place.networks.push((local, None));
+            return Ok(place);
+        }
+        let Some(network) = self.network.borrow().clone() else {
+            return Err(Outcome::Again {
+                reason: "the network of this node is not up yet".into(),
+            });
+        };
+        follow_tables(&network, desired.index).await;
+        for attachment in &task.networks {
+            let Some(item) = desired.network(&attachment.network_id) else {
+                return Err(rejected(format!("network {} not found", attachment.network_id)));
+            };
+            let twin = network.ensure_twin(item).await;
+            let engine_id = match twin {
+                Ok(id) => id,
+                Err(error) => return Err(self.no_twin(chain(&error)).await),
+            };
+            place.networks.push((engine_id, Some(attachment.clone())));
+        }
+        let file = write_resolv_conf(&self.state_dir, task, &network).await;
+        place.resolv_conf = Some(file.map_err(|e| Outcome::Again {
+            reason: format!("write resolv.conf: {e}"),
+        })?);
+        Ok(place)
+    }
+
+    /// Whether the Engine is away (again later) or refuses the network (the task's error).
+    async fn no_twin(&self, text: String) -> Outcome {
+        match self.engine.negotiate().await {
+            Ok(()) => rejected(text),
+            Err(error) => again(&error),
+        }
+    }
+
+    async fn start(&self, container_id: String) -> Outcome {
+        let Ok(_permit) = self.permits.acquire().await else {
+            return Outcome::Again {
+                reason: "shutting down".into(),
+            };
+        };
+        match self.engine.start(&container_id).await {
+            Ok(()) => Outcome::Look(container_id),
+            Err(error) if error.status() == Some(404) => Outcome::Look(container_id),
+            Err(error) => refused(error, |text| Outcome::Ended {
+                state: TaskState::Failed,
+                message: "starting",
+                err: format!("starting container failed: {text}"),
+            }),
+        }
+    }
+
+    async fn stop(&self, task_id: &str, container_id: String, desired: &Desired) -> Outcome {
+        let grace = desired
+            .tasks()
+            .get(task_id)
+            .and_then(|t| t.spec.container.stop_grace_period);
+        let grace = grace
+            .and_then(|n| u64::try_from(n).ok())
+            .map_or(DEFAULT_GRACE, Duration::from_nanos);
+        match self.engine.stop(&container_id, grace).await {
+            Ok(()) => Outcome::Look(container_id),
+            Err(error) => Outcome::Again {
+                reason: chain(&error),
+            },
+        }
+    }
+
+    async fn remove(&self, task_id: &str, container_id: String) -> Outcome {
+        if let Err(error) = self.engine.remove(&container_id).await {
+            return Outcome::Again {
+                reason: chain(&error),
+            };
+        }
+        match tokio::fs::remove_dir_all(task_dir(&self.state_dir, task_id)).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(task = %task_id, %error, "remove the task's directory");
+            }
+            _ => {}
+        }
+        Outcome::Look(container_id)
+    }
+}
+
+fn rejected(err: String) -> Outcome {
+    Outcome::Ended {
+        state: TaskState::Rejected,
+        message: "preparing",
+        err,
+    }
+}
+
+fn again(error: &EngineError) -> Outcome {
+    Outcome::Again { reason: chain(error) }
+}
+
+/// The Engine's refusal ends the task; its silence does not.
+fn refused(error: EngineError, end: impl Fn(String) -> Outcome) -> Outcome {
+    match error {
+        EngineError::Refused { message, .. } => end(message),
+        error => again(&error),
+    }
+}
+
+/// Waits until the driver and the tables know the task.
+async fn follow_tables(network: &Network, index: u64) {
+    let mut applied = network.applied();
+    let followed = applied.wait_for(|&at| at >= index);
+    if tokio::time::timeout(TABLES_DEADLINE, followed).await.is_err() {
+        tracing::warn!(index, "the data plane has not followed yet");
+    }
+}
+
+/// Directory of what the agent makes for a task.
+pub fn task_dir(state_dir: &Path, task_id: &str) -> PathBuf {
+    state_dir.join("tasks").join(task_id)
+}
+
+async fn write_resolv_conf(state_dir: &Path, task: &TaskItem, network: &Network) -> std::io::Result<PathBuf> {
+    let host = match tokio::fs::read_to_string("/etc/resolv.conf").await {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error),
+    };
+    let text = resolv_conf(
+        network.resolver(),
+        &search_of(&host),
+        task.spec.container.dns.as_ref(),
+    );
+    let directory = task_dir(state_dir, &task.id);
+    tokio::fs::create_dir_all(&directory).await?;
+    let file = directory.join("resolv.conf");
+    tokio::fs::write(&file, text).await?;
+    Ok(file)
+}
