@@ -129,7 +129,7 @@ pub struct Network {
     applied: watch::Receiver<u64>,
     problems: watch::Receiver<Vec<String>>,
     questions: mpsc::Sender<Question>,
-    dns: skep_dns::Server,
+    dns: Mutex<Option<skep_dns::Server>>,
     probe: Probe,
     keeper: JoinHandle<()>,
     /// One twin is made at a time: the look for clashes and the making belong together.
@@ -207,7 +207,7 @@ pub async fn start(
         applied,
         problems,
         questions: questions_sender,
-        dns,
+        dns: Mutex::new(Some(dns)),
         probe,
         keeper,
         making: Mutex::new(()),
@@ -314,11 +314,11 @@ impl Network {
     }
 
     /// Lets go. `remove`: the node leaves its swarm, everything of ours in kernel and Engine goes; otherwise all of it
-    /// stays and goes on forwarding.
+    /// stays and goes on forwarding. Probes and DNS end either way.
     ///
     /// # Errors
-    /// All that could not be removed; the rest is.
-    pub async fn stop(self, remove: bool) -> Result<(), NetworkError> {
+    /// [`NetworkError::Stopped`] the second time; else all that could not be removed; the rest is.
+    pub async fn stop(&self, remove: bool) -> Result<(), NetworkError> {
         let mut errors = Vec::new();
         if remove {
             errors.extend(self.remove_twins(|_| true).await.err());
@@ -326,7 +326,9 @@ impl Network {
         let (answer, answered) = oneshot::channel();
         self.ask(Question::Stop { remove, answer }).await?;
         errors.extend(answered.await.map_err(|_| NetworkError::Stopped)?);
-        self.dns.stop().await;
+        if let Some(dns) = self.dns.lock().await.take() {
+            dns.stop().await;
+        }
         // The keeper has answered, so it is at its end.
         self.keeper.abort();
         if errors.is_empty() { Ok(()) } else { Err(NetworkError::Incomplete(errors)) }

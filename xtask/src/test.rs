@@ -65,7 +65,7 @@ fn test(layer: Layer, release: bool) -> Result<()> {
     match layer {
         Layer::Unit => unit(),
         Layer::Ebpf => cargo_test(&["--package", "skep-ebpf-loader", "--test", "*"]),
-        Layer::Node => cargo_test(&["--package", "skep-agent", "--test", "*", "--", "--test-threads=1"]),
+        Layer::Node => cargo_test(&["--package", "skep-tests", "--test", "network"]),
         Layer::Cluster => cluster(release),
     }
 }
@@ -98,7 +98,7 @@ fn unit() -> Result<()> {
 
 fn cluster(release: bool) -> Result<()> {
     let binary = build_agent(release)?;
-    let mut command = test_command(&["--package", "skep-tests", "--test", "*"]);
+    let mut command = test_command(&["--package", "skep-tests", "--test", "harness", "--test", "cluster"]);
     step::loud("cluster tests", command.env("SKEP_BINARY", binary))
 }
 

@@ -78,16 +78,20 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Runs until it is told to stop or its network is dropped.
+    /// Runs until it is told to stop or its network is dropped. Items whose sender is gone stay in force.
     pub async fn run(mut self) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut link_due = None;
+        let mut fed = true;
         let mut waiting: Vec<ApplyRequest> = Vec::new();
         loop {
             let mut look_around = false;
             tokio::select! {
-                changed = self.sources.desired.changed() => if changed.is_err() { break },
+                changed = self.sources.desired.changed(), if fed => if changed.is_err() {
+                    fed = false;
+                    continue;
+                },
                 changed = self.sources.alive.changed() => if changed.is_err() { break },
                 changed = self.sources.locals.changed() => if changed.is_err() { break },
                 changed = self.sources.link_changes.changed() => {
