@@ -1,27 +1,28 @@
 //! The `skep` command: the node agent and its command line.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use skep_agent::cli::{Cli, Command, NetCommand, query};
 use tracing_subscriber::EnvFilter;
 
-fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("skep: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    match cli.command {
+    match command {
         Command::Agent(options) => {
-            let filter = EnvFilter::try_from_env("SKEP_LOG")
-                .or_else(|_| EnvFilter::try_from_default_env())
-                .unwrap_or_else(|_| EnvFilter::new("info"));
-            tracing_subscriber::fmt()
-                .with_env_filter(filter)
-                .with_writer(std::io::stderr)
-                .with_ansi(false)
-                .init();
+            log_to_stderr();
             // Before anything that could pick another: two providers in one process panic.
-            if rustls::crypto::ring::default_provider()
-                .install_default()
-                .is_err()
-            {
+            if rustls::crypto::ring::default_provider().install_default().is_err() {
                 anyhow::bail!("a TLS provider is installed already");
             }
             end_on_panic();
@@ -32,6 +33,14 @@ fn main() -> anyhow::Result<()> {
             command: NetCommand::Drops(output),
         } => runtime.block_on(query("net/drops", output.output)),
     }
+}
+
+/// `SKEP_LOG`, else `RUST_LOG`, else `info`.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_env("SKEP_LOG")
+        .or_else(|_| EnvFilter::try_from_default_env())
+        .unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
 /// A panic is a bug of ours. The process ends and is started again: the kernel goes on forwarding meanwhile, and a half-dead
