@@ -19,6 +19,7 @@ use crate::reconciler::{Statuses, chain};
 
 /// A report that the managers' set does not show after this time is sent again.
 const RESEND: Duration = Duration::from_secs(5);
+const SEND: Duration = Duration::from_secs(10);
 
 /// Whether a manager is heard, for `skep status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -164,9 +165,11 @@ impl Session {
             last_error: reason,
         });
         // The next session begins with a COMPLETE set; until then nothing is deleted.
-        self.setup
-            .desired
-            .send_if_modified(|desired| std::mem::take(&mut desired.complete) && false);
+        self.setup.desired.send_if_modified(|desired| {
+            desired.complete = false;
+            // Nobody has to act on this.
+            false
+        });
     }
 
     /// Reports of tasks of which the managers know less than this node.
@@ -234,10 +237,11 @@ async fn changed(applied: &mut Option<watch::Receiver<u64>>) -> Result<(), watch
     }
 }
 
+/// A client that takes nothing for so long is started anew: neither side may wait for the other for ever.
 async fn send(handle: &SessionHandle, message: NodeMessage) -> Result<(), String> {
-    handle
-        .sender
-        .send(message)
-        .await
-        .map_err(|_| "the session client ended".to_string())
+    match tokio::time::timeout(SEND, handle.sender.send(message)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err("the session client ended".to_string()),
+        Err(_) => Err("the session client does not take messages".to_string()),
+    }
 }

@@ -249,3 +249,42 @@ pub(super) async fn describe(common: &Common) -> NodeDescription {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn system() -> Vec<Interface> {
+        vec![Interface {
+            name: "eth0".into(),
+            addresses: vec!["192.168.50.1".parse().unwrap()],
+        }]
+    }
+
+    fn chosen(listen: &str, advertised: &str, data_path: &str) -> (String, String, String) {
+        let found = addresses(listen, advertised, data_path, &system()).unwrap();
+        (found.listen.to_string(), found.advertise.to_string(), found.data_path)
+    }
+
+    #[test]
+    fn nothing_said_means_everywhere_on_2377_and_the_only_address() {
+        let expected = ("0.0.0.0:2377".into(), "192.168.50.1:2377".into(), String::new());
+        assert_eq!(chosen("", "", ""), expected);
+    }
+
+    #[test]
+    fn the_advertised_port_follows_the_listening_one() {
+        assert_eq!(chosen("0.0.0.0:4000", "eth0", "").1, "192.168.50.1:4000");
+        assert_eq!(chosen("10.9.9.9:4000", "", "").1, "10.9.9.9:4000");
+        assert_eq!(chosen("0.0.0.0:4000", "10.9.9.9:5000", "eth0").1, "10.9.9.9:5000");
+        assert_eq!(chosen("", "10.9.9.9", "eth0").2, "192.168.50.1");
+    }
+
+    #[test]
+    fn remotes_get_the_default_port() {
+        assert_eq!(with_port("10.0.0.1"), "10.0.0.1:2377");
+        assert_eq!(with_port("10.0.0.1:4000"), "10.0.0.1:4000");
+        assert_eq!(with_port("2001:db8::1"), "[2001:db8::1]:2377");
+        assert_eq!(with_port("manager.example"), "manager.example:2377");
+    }
+}
