@@ -160,30 +160,14 @@ impl Member {
         let quiet = self.quiesce().await;
         let mut errors = Vec::new();
         let network = quiet.view.network.borrow().clone();
-        // The channel's own reference goes with the last receiver; those of API requests follow soon.
-        drop(quiet.view);
         if let Some(network) = network {
-            match unshared(network).await {
-                Some(network) => errors.extend(network.stop(remove).await.err().map(|e| chain(&e))),
-                None => errors.push("the network is still in use; it was not stopped".to_string()),
-            }
+            errors.extend(network.stop(remove).await.err().map(|e| chain(&e)));
         }
         if let Some(running) = quiet.running {
             running.stop().await;
         }
         errors
     }
-}
-
-async fn unshared(mut network: Arc<Network>) -> Option<Network> {
-    for _ in 0..100 {
-        match Arc::try_unwrap(network) {
-            Ok(network) => return Some(network),
-            Err(shared) => network = shared,
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    None
 }
 
 fn spawn(
