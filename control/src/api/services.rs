@@ -64,7 +64,7 @@ pub async fn create(api: &Api, request: Request<Incoming>) -> Answer {
     spec.task.container.registry_auth = registry_auth(&parts.headers);
     if spec.annotations.name.is_empty() {
         let state = manager.state().borrow().clone();
-        spec.annotations.name = names::invent(rand::random(), |name| find::service(&state, name).is_ok());
+        spec.annotations.name = names::invent(rand::random(), |name| state.service_named(name).is_some());
     }
     let id = object_id(rand::random());
     manager

@@ -7,6 +7,7 @@ use super::answer::{Answer, bad_request, filters, look_up, manager, ok};
 use super::core::find;
 use super::core::query::Query;
 use super::core::shape::task::{TaskShape, is_task_state, task_shape, task_state_text};
+use crate::core::dirty;
 use crate::core::state::ClusterState;
 use crate::daemon::ApiError;
 use crate::model::Task;
@@ -63,10 +64,11 @@ fn ids(
 
 /// Whether the task was made by the service's present spec: what `docker service create` and `update` wait for.
 fn up_to_date(state: &ClusterState, task: &Arc<Task>) -> bool {
+    let node = state.nodes.get(&task.node_id).map(Arc::as_ref);
     state
         .services
         .get(&task.service_id)
-        .is_some_and(|service| service.spec_version == task.spec_version)
+        .is_some_and(|service| dirty::is_up_to_date(service, task, node))
 }
 
 pub async fn inspect(api: &Api, reference: &str) -> Answer {

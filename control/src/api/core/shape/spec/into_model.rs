@@ -201,7 +201,8 @@ impl ContainerSpec {
             capability_add: self.capability_add,
             capability_drop: self.capability_drop,
             ulimits: ulimits.collect(),
-            isolation: some_text(self.isolation),
+            // Read back as "default" when absent: an update with what was read must not look like a change.
+            isolation: some_text(self.isolation).filter(|isolation| isolation != "default"),
             registry_auth: None,
         }
     }
