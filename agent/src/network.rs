@@ -150,9 +150,14 @@ pub async fn start(
         return Err(NetworkError::NotIpv4(address));
     }
     let snapshot = driver.links().snapshot().await?;
-    let underlay = snapshot.by_address(address).ok_or(NetworkError::NoSuchAddress(address))?;
+    let underlay = snapshot
+        .by_address(address)
+        .ok_or(NetworkError::NoSuchAddress(address))?;
     let mtu = overlay_mtu(underlay.mtu, address);
-    let links = driver.links().ensure_node_links(config.data_path_port, mtu, MESH_ADDRESS, RESOLVER).await?;
+    let links = driver
+        .links()
+        .ensure_node_links(config.data_path_port, mtu, MESH_ADDRESS, RESOLVER)
+        .await?;
     let datapath = block_in_place(|| Datapath::open(datapath_config(&config, links)))?;
 
     let (dns_table, dns_tables) = watch::channel(Arc::default());
@@ -199,7 +204,11 @@ pub async fn start(
         marks: BTreeMap::new(),
     };
     let keeper = tokio::spawn(keeper.run());
-    driver.set_plane(Some(Plane { desired: desired.clone(), apply, mtu }));
+    driver.set_plane(Some(Plane {
+        desired: desired.clone(),
+        apply,
+        mtu,
+    }));
     Ok(Network {
         driver,
         docker_socket,
@@ -264,10 +273,14 @@ impl Network {
         let items = self.desired.borrow().items.clone();
         let networks = tables::networks(&items);
         let twins = self.driver.twins().borrow().clone();
-        if twins.values().all(|network_id| networks.contains_key(network_id.as_str())) {
+        if twins
+            .values()
+            .all(|network_id| networks.contains_key(network_id.as_str()))
+        {
             return Ok(());
         }
-        self.remove_twins(|network_id| !networks.contains_key(network_id)).await
+        self.remove_twins(|network_id| !networks.contains_key(network_id))
+            .await
     }
 
     async fn remove_twins(&self, unused: impl Fn(&str) -> bool) -> Result<(), NetworkError> {
@@ -275,7 +288,10 @@ impl Network {
         let engine = Engine::connect(&self.docker_socket).await?;
         for twin in engine.twins().await? {
             if unused(&twin.network_id) && !engine.remove(&twin).await? {
-                tracing::debug!(network = twin.name, "a network without a use here still has containers");
+                tracing::debug!(
+                    network = twin.name,
+                    "a network without a use here still has containers"
+                );
             }
         }
         Ok(())
@@ -297,7 +313,9 @@ impl Network {
     /// When the network is not this node's, or the flow table cannot be read.
     pub async fn established_flows_to(&self, network_id: &str, address: IpAddr) -> Result<u64, NetworkError> {
         let items = self.desired.borrow().items.clone();
-        let network = tables::networks(&items).get(network_id).map(|network| network.vni);
+        let network = tables::networks(&items)
+            .get(network_id)
+            .map(|network| network.vni);
         let vni = network.ok_or_else(|| NetworkError::UnknownNetwork(network_id.to_string()))?;
         let (answer, answered) = oneshot::channel();
         self.ask(Question::Flows { vni, address, answer }).await?;
@@ -305,7 +323,10 @@ impl Network {
     }
 
     async fn ask(&self, question: Question) -> Result<(), NetworkError> {
-        self.questions.send(question).await.map_err(|_| NetworkError::Stopped)
+        self.questions
+            .send(question)
+            .await
+            .map_err(|_| NetworkError::Stopped)
     }
 
     /// DNS server for containers on overlay networks.
@@ -331,6 +352,10 @@ impl Network {
         }
         // The keeper has answered, so it is at its end.
         self.keeper.abort();
-        if errors.is_empty() { Ok(()) } else { Err(NetworkError::Incomplete(errors)) }
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(NetworkError::Incomplete(errors))
+        }
     }
 }

@@ -29,7 +29,10 @@ const PLANE_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum DriverError {
     #[error("{operation}: body not understood: {source}")]
-    Body { operation: String, source: serde_json::Error },
+    Body {
+        operation: String,
+        source: serde_json::Error,
+    },
     #[error("{0} is no call of a network driver")]
     UnknownCall(String),
     #[error("this node is in no swarm, so its overlay networks do not work")]
@@ -92,7 +95,11 @@ impl Driver {
         let mut ledger = file.load()?;
         for endpoint in ledger.endpoints.values_mut() {
             // A Join that a former process did not finish.
-            if endpoint.joined.as_ref().is_some_and(|joined| joined.ifindex.is_none()) {
+            if endpoint
+                .joined
+                .as_ref()
+                .is_some_and(|joined| joined.ifindex.is_none())
+            {
                 endpoint.joined = None;
             }
         }
@@ -101,8 +108,16 @@ impl Driver {
         let (plane, _) = watch::channel(None);
         let state = Mutex::new(State { ledger, file });
         let links = Links::open()?;
-        let shared = Shared { state, links, locals, twins, plane };
-        let driver = Self { shared: Arc::new(shared) };
+        let shared = Shared {
+            state,
+            links,
+            locals,
+            twins,
+            plane,
+        };
+        let driver = Self {
+            shared: Arc::new(shared),
+        };
         driver.prune().await?;
         driver_socket::serve(plugin_dir, driver.clone())?;
         Ok(driver)
@@ -135,7 +150,9 @@ impl Driver {
         // Under the lock: a veth that a Join made after the list would look gone.
         let mut state = self.shared.state.lock().await;
         let snapshot = self.shared.links.snapshot().await?;
-        let changed = state.ledger.prune(|name, index| snapshot.by_name(name).is_some_and(|link| link.index == index));
+        let changed = state
+            .ledger
+            .prune(|name, index| snapshot.by_name(name).is_some_and(|link| link.index == index));
         if changed {
             state.file.save(&state.ledger, false)?;
         }
@@ -237,7 +254,11 @@ impl Driver {
 
     async fn plug(&self, plane: &Plane, endpoint_id: &str, plan: &JoinPlan) -> Result<(), DriverError> {
         let mtu = *plane.mtu.borrow();
-        let ifindex = self.shared.links.plug(&plan.host_name, &plan.container_name, plan.address, mtu).await?;
+        let ifindex = self
+            .shared
+            .links
+            .plug(&plan.host_name, &plan.container_name, plan.address, mtu)
+            .await?;
         let mut state = self.shared.state.lock().await;
         state.ledger.plugged(endpoint_id, ifindex);
         state.file.save(&state.ledger, false)?;
@@ -278,11 +299,17 @@ impl Driver {
         for binding in &bindings {
             let record = port_record(binding)?;
             let text = record.host_port.to_string();
-            let taken = |endpoint: &PortRecord| (endpoint.protocol, endpoint.host_port) == (record.protocol, record.host_port);
+            let taken = |endpoint: &PortRecord| {
+                (endpoint.protocol, endpoint.host_port) == (record.protocol, record.host_port)
+            };
             if published.iter().any(|port| is_same(port, &record)) {
                 return Err(DriverError::Port(text, "a service of the swarm publishes it"));
             }
-            let others = state.ledger.endpoints.iter().filter(|(id, _)| **id != request.endpoint_id);
+            let others = state
+                .ledger
+                .endpoints
+                .iter()
+                .filter(|(id, _)| **id != request.endpoint_id);
             if others.flat_map(|(_, endpoint)| &endpoint.ports).any(taken) {
                 return Err(DriverError::Port(text, "another container publishes it"));
             }
@@ -352,7 +379,11 @@ fn port_record(binding: &wire::PortBinding) -> Result<PortRecord, DriverError> {
     if !matches!(binding.proto, 6 | 17) {
         return Err(DriverError::Port(text, "only TCP and UDP are supported"));
     }
-    let host_ip = if binding.host_ip.is_empty() { Ok(Ipv4Addr::UNSPECIFIED) } else { binding.host_ip.parse() };
+    let host_ip = if binding.host_ip.is_empty() {
+        Ok(Ipv4Addr::UNSPECIFIED)
+    } else {
+        binding.host_ip.parse()
+    };
     Ok(PortRecord {
         protocol: binding.proto,
         host_ip: host_ip.map_err(|_| DriverError::Port(text, "its address of the node is not IPv4"))?,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_control::model::{Item, ItemKind, Items};
-use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason};
+use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason, UplinkEntry};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::core::names;
 use crate::network::core::firewall::{FirewallInputs, script};
 use crate::network::core::ledger::{Local, parse_address};
-use crate::network::core::links::{Snapshot, overlay_mtu, own_addresses, stand, uplinks};
+use crate::network::core::links::{Snapshot, overlay_mtu, stand, uplinks};
 use crate::network::core::ports::{Port, published_ports};
 use crate::network::core::tables::{self, Inputs};
 use crate::network::driver::{ApplyRequest, Driver};
@@ -39,8 +39,15 @@ const LINK_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub enum Question {
     Drops(oneshot::Sender<Result<Vec<(DropReason, u64)>, NetworkError>>),
-    Flows { vni: u32, address: IpAddr, answer: oneshot::Sender<Result<u64, NetworkError>> },
-    Stop { remove: bool, answer: oneshot::Sender<Vec<NetworkError>> },
+    Flows {
+        vni: u32,
+        address: IpAddr,
+        answer: oneshot::Sender<Result<u64, NetworkError>>,
+    },
+    Stop {
+        remove: bool,
+        answer: oneshot::Sender<Vec<NetworkError>>,
+    },
 }
 
 /// What the keeper listens to.
@@ -170,15 +177,14 @@ impl Keeper {
         let snapshot = self.driver.links().snapshot().await?;
         self.keep_links(&snapshot, problems).await?;
         let locals = self.sources.locals.borrow_and_update().clone();
-        let held = self.guard(&desired.items, problems);
+        let uplinks = uplinks(&snapshot, self.config.data_path_address);
+        let held = self.guard(&desired.items, &uplinks, problems);
         let mtu = *self.sinks.mtu.borrow();
-        let (uplinks, addresses) = (uplinks(&snapshot, self.config.data_path_address), own_addresses(&snapshot));
         let inputs = Inputs {
             items: &desired.items,
             alive: &alive,
             locals: &locals,
             uplinks: &uplinks,
-            own_addresses: &addresses,
             held: &held,
             self_index: self.config.self_index,
             mtu,
@@ -192,8 +198,11 @@ impl Keeper {
         self.marks = alive.as_ref().clone();
         let dns = names::table(&tables::visible(&inputs), &[]);
         self.sinks.dns.send_replace(Arc::new(dns));
-        self.sinks.peers.send_if_modified(|old| replace_if_new(old, peers(&desired.items)));
-        self.keep_firewall(desired, &locals, &held, look_around, problems).await
+        self.sinks
+            .peers
+            .send_if_modified(|old| replace_if_new(old, peers(&desired.items)));
+        self.keep_firewall(desired, &locals, &held, look_around, problems)
+            .await
     }
 
     /// The fast path of liveness: one entry, before the whole pass.
@@ -210,17 +219,32 @@ impl Keeper {
     }
 
     /// Sees to it that the node's interfaces stand as the data plane was told, and follows the underlay's MTU.
-    async fn keep_links(&mut self, snapshot: &Snapshot, problems: &mut Vec<String>) -> Result<(), NetworkError> {
+    async fn keep_links(
+        &mut self,
+        snapshot: &Snapshot,
+        problems: &mut Vec<String>,
+    ) -> Result<(), NetworkError> {
         let Some(underlay) = snapshot.by_address(self.config.data_path_address) else {
-            problems.push(format!("no interface of this node has the data path address {}", self.config.data_path_address));
+            problems.push(format!(
+                "no interface of this node has the data path address {}",
+                self.config.data_path_address
+            ));
             return Ok(());
         };
         let mtu = overlay_mtu(underlay.mtu, self.config.data_path_address);
-        let NodeLinks { vxlan, host, host_peer } = self.links;
+        let NodeLinks {
+            vxlan,
+            host,
+            host_peer,
+        } = self.links;
         if stand(snapshot, [vxlan, host, host_peer], mtu, RESOLVER) {
             return Ok(());
         }
-        let links = self.driver.links().ensure_node_links(self.config.data_path_port, mtu, MESH_ADDRESS, RESOLVER).await?;
+        let links = self
+            .driver
+            .links()
+            .ensure_node_links(self.config.data_path_port, mtu, MESH_ADDRESS, RESOLVER)
+            .await?;
         self.sinks.mtu.send_if_modified(|old| replace_if_new(old, mtu));
         if links != self.links {
             tracing::warn!("the node's interfaces were made anew; the data plane is attached again");
@@ -232,10 +256,21 @@ impl Keeper {
     }
 
     /// Holds the published ports; answers those that another process has.
-    fn guard(&mut self, items: &Items, problems: &mut Vec<String>) -> BTreeSet<Port> {
-        let failed = self.guards.hold(&published_ports(items));
+    fn guard(
+        &mut self,
+        items: &Items,
+        uplinks: &[UplinkEntry],
+        problems: &mut Vec<String>,
+    ) -> BTreeSet<Port> {
+        let own: Vec<IpAddr> = uplinks
+            .iter()
+            .flat_map(|uplink| uplink.addresses.iter().copied())
+            .collect();
+        let failed = self.guards.hold(&published_ports(items), &own);
         for (port, error) in &failed {
-            problems.push(format!("published port {port} does not work on this node: {error}"));
+            problems.push(format!(
+                "published port {port} does not work on this node: {error}"
+            ));
         }
         failed.into_keys().collect()
     }
@@ -251,7 +286,10 @@ impl Keeper {
         let IpAddr::V4(node_address) = self.config.data_path_address else {
             return Err(NetworkError::NotIpv4(self.config.data_path_address));
         };
-        let ports = published_ports(&desired.items).difference(held).copied().collect();
+        let ports = published_ports(&desired.items)
+            .difference(held)
+            .copied()
+            .collect();
         let text = script(&FirewallInputs {
             ports: &ports,
             locals: locals.values().collect(),
@@ -275,9 +313,13 @@ impl Keeper {
     fn answer(&self, question: Question) {
         let told = match question {
             Question::Drops(answer) => answer.send(self.datapath.drops().map_err(Into::into)).is_ok(),
-            Question::Flows { vni, address, answer } => {
-                answer.send(self.datapath.established_flows_to(vni, address).map_err(Into::into)).is_ok()
-            }
+            Question::Flows { vni, address, answer } => answer
+                .send(
+                    self.datapath
+                        .established_flows_to(vni, address)
+                        .map_err(Into::into),
+                )
+                .is_ok(),
             Question::Stop { .. } => true,
         };
         if !told {
@@ -292,11 +334,22 @@ impl Keeper {
         if remove {
             errors.extend(self.driver.unplug_all().await.err().map(Into::into));
         }
-        errors.extend(block_in_place(|| self.datapath.close(remove)).err().map(Into::into));
+        errors.extend(
+            block_in_place(|| self.datapath.close(remove))
+                .err()
+                .map(Into::into),
+        );
         if remove {
             errors.extend(nft::remove().await.err().map(Into::into));
             errors.extend(iptables::remove().await.err().map(Into::into));
-            errors.extend(self.driver.links().remove_node_links().await.err().map(Into::into));
+            errors.extend(
+                self.driver
+                    .links()
+                    .remove_node_links()
+                    .await
+                    .err()
+                    .map(Into::into),
+            );
         }
         errors
     }
@@ -322,7 +375,10 @@ fn peers(items: &Items) -> Arc<Vec<Peer>> {
     let peers = items.values().filter_map(|Item { kind }| match kind {
         Some(ItemKind::Peer(peer)) => {
             let address = (parse_address(&peer.underlay)?, DEFAULT_PORT).into();
-            Some(Peer { index: peer.index, address })
+            Some(Peer {
+                index: peer.index,
+                address,
+            })
         }
         _ => None,
     });

@@ -11,15 +11,20 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use skep_agent::network::{self, Desired, Network, NetworkConfig};
 use skep_control::model::{
-    AttachmentItem, EndpointItem, IpamConfig, Item, ItemKind, Items, NetworkAttachment, NetworkItem, PeerItem,
-    PortConfig, Protocol, PublishedItem, PublishedTask, RowsSpec, ServiceItem, item_key,
+    AttachmentItem, EndpointItem, IpamConfig, Item, ItemKind, Items, NetworkAttachment, NetworkItem,
+    PeerItem, PortConfig, Protocol, PublishedItem, PublishedTask, RowsSpec, ServiceItem, item_key,
 };
 use tokio::sync::watch;
 
 /// `alone INDEX ADDRESS`.
 pub fn run(arguments: &[String]) -> Result<()> {
-    let [index, address] = arguments else { bail!("alone INDEX ADDRESS") };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let [index, address] = arguments else {
+        bail!("alone INDEX ADDRESS")
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(index.parse()?, address.parse()?))
 }
 
@@ -78,10 +83,16 @@ async fn obey(
     match words {
         ["twin", id] => {
             let item = items.get(&format!("network/{id}")).context("no such network")?;
-            let Some(ItemKind::Network(item)) = &item.kind else { bail!("no network") };
+            let Some(ItemKind::Network(item)) = &item.kind else {
+                bail!("no network")
+            };
             Ok(network.ensure_twin(item).await?)
         }
-        ["untwin"] => network.remove_unused_twins().await.map(|()| "ok".to_string()).map_err(Into::into),
+        ["untwin"] => network
+            .remove_unused_twins()
+            .await
+            .map(|()| "ok".to_string())
+            .map_err(Into::into),
         ["problems"] => Ok(format!("problems: {}", network.problems().borrow().join("; "))),
         ["drops"] => Ok(format!("drops: {:?}", network.drops().await?)),
         ["alive"] => Ok(format!("alive: {:?}", network.alive().borrow())),
@@ -99,9 +110,16 @@ async fn obey(
 
 async fn apply(network: &Network, sender: &watch::Sender<Desired>, items: &Items) -> Result<String> {
     let index = sender.borrow().index + 1;
-    sender.send_replace(Desired { items: Arc::new(items.clone()), index });
+    sender.send_replace(Desired {
+        items: Arc::new(items.clone()),
+        index,
+    });
     let mut applied = network.applied();
-    let waited = tokio::time::timeout(std::time::Duration::from_secs(10), applied.wait_for(|&at| at >= index)).await;
+    let waited = tokio::time::timeout(
+        std::time::Duration::from_secs(10),
+        applied.wait_for(|&at| at >= index),
+    )
+    .await;
     if waited.is_err() {
         bail!("not applied: {}", network.problems().borrow().join("; "));
     }
@@ -122,7 +140,11 @@ fn item(words: &[&str]) -> Result<ItemKind> {
             network_id: text(id),
             name: text(id),
             vni: vni.parse()?,
-            ipam: vec![IpamConfig { subnet: text(subnet), range: String::new(), gateway: text(gateway) }],
+            ipam: vec![IpamConfig {
+                subnet: text(subnet),
+                range: String::new(),
+                gateway: text(gateway),
+            }],
             internal: *kind == "internal",
             attachable: true,
             ingress: *kind == "ingress",
@@ -163,7 +185,11 @@ fn item(words: &[&str]) -> Result<ItemKind> {
                 published_port: port.parse()?,
                 ..Default::default()
             }],
-            rows: RowsSpec { seed: 42, rows_log2: 12, algorithm: 1 },
+            rows: RowsSpec {
+                seed: 42,
+                rows_log2: 12,
+                algorithm: 1,
+            },
             tasks: tasks.iter().map(published_task).collect::<Result<_>>()?,
             ingress_vni: 4096,
         }),

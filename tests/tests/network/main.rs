@@ -28,11 +28,20 @@ fn main() -> ExitCode {
         Fixture::make,
         &[
             ("the_nodes_own_links_stand", the_nodes_own_links_stand),
-            ("docker_makes_endpoints_with_our_addresses", docker_makes_endpoints_with_our_addresses),
-            ("what_does_not_come_from_the_swarm_is_refused", what_does_not_come_from_the_swarm_is_refused),
+            (
+                "docker_makes_endpoints_with_our_addresses",
+                docker_makes_endpoints_with_our_addresses,
+            ),
+            (
+                "what_does_not_come_from_the_swarm_is_refused",
+                what_does_not_come_from_the_swarm_is_refused,
+            ),
             ("a_clash_with_a_bridge_names_it", a_clash_with_a_bridge_names_it),
             ("published_ports_are_guarded", published_ports_are_guarded),
-            ("dockers_forward_policy_is_answered", dockers_forward_policy_is_answered),
+            (
+                "dockers_forward_policy_is_answered",
+                dockers_forward_policy_is_answered,
+            ),
             ("endpoints_outlive_the_agent", endpoints_outlive_the_agent),
             ("leaving_removes_everything", leaving_removes_everything),
         ],
@@ -77,7 +86,10 @@ impl Fixture {
 
     /// One line to the network; its answer, an error if it is one.
     fn ask(&self, line: &str) -> Result<String> {
-        self.alone.lock().unwrap_or_else(PoisonError::into_inner).ask(line)
+        self.alone
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ask(line)
     }
 
     fn sh(&self, line: &str) -> Result<String> {
@@ -85,8 +97,21 @@ impl Fixture {
     }
 
     fn run(&self, network: &str, address: &str, name: &str) -> Result<String> {
-        let arguments =
-            ["run", "-d", "--name", name, "--network", network, "--ip", address, "--dns", "169.254.1.53", "busybox", "sleep", "600"];
+        let arguments = [
+            "run",
+            "-d",
+            "--name",
+            name,
+            "--network",
+            network,
+            "--ip",
+            address,
+            "--dns",
+            "169.254.1.53",
+            "busybox",
+            "sleep",
+            "600",
+        ];
         self.node().docker_ok(&arguments)
     }
 }
@@ -98,9 +123,17 @@ impl Alone {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let input = child.stdin.take().context("standard input")?;
         let output = BufReader::new(child.stdout.take().context("standard output")?);
-        let mut alone = Self { child, input, output, pid: String::new() };
+        let mut alone = Self {
+            child,
+            input,
+            output,
+            pid: String::new(),
+        };
         let ready = alone.read()?;
-        alone.pid = ready.strip_prefix("ready ").with_context(|| ready.clone())?.to_string();
+        alone.pid = ready
+            .strip_prefix("ready ")
+            .with_context(|| ready.clone())?
+            .to_string();
         Ok(alone)
     }
 
@@ -128,7 +161,10 @@ impl Drop for Alone {
 
 fn the_nodes_own_links_stand(fixture: &Fixture) -> Result<()> {
     let vxlan = fixture.sh("ip -d link show skep-vx")?;
-    ensure!(vxlan.contains("external") && vxlan.contains("dstport 4789") && vxlan.contains("nolearning"), "{vxlan}");
+    ensure!(
+        vxlan.contains("external") && vxlan.contains("dstport 4789") && vxlan.contains("nolearning"),
+        "{vxlan}"
+    );
     ensure!(vxlan.contains("mtu 1450") && vxlan.contains("UP"), "{vxlan}");
     let addresses = fixture.sh("ip -4 addr show skep0")?;
     ensure!(addresses.contains("169.254.1.53/32"), "{addresses}");
@@ -144,19 +180,45 @@ fn docker_makes_endpoints_with_our_addresses(fixture: &Fixture) -> Result<()> {
     fixture.ask("twin app")?;
     fixture.ask("twin inside")?;
     let again = fixture.ask("twin app")?;
-    let listed = fixture.node().docker_ok(&["network", "ls", "--no-trunc", "--filter", "driver=skep", "--format", "{{.Name}} {{.ID}}"])?;
+    let listed = fixture.node().docker_ok(&[
+        "network",
+        "ls",
+        "--no-trunc",
+        "--filter",
+        "driver=skep",
+        "--format",
+        "{{.Name}} {{.ID}}",
+    ])?;
     ensure!(listed.contains(&format!("app {again}")), "{listed}");
     fixture.run("app", "10.0.1.10", "c1")?;
-    let inside = fixture.node().docker_ok(&["exec", "c1", "ip", "addr", "show", "eth0"])?;
-    ensure!(inside.contains("10.0.1.10/24") && inside.contains("02:42:0a:00:01:0a") && inside.contains("mtu 1450"), "{inside}");
+    let inside = fixture
+        .node()
+        .docker_ok(&["exec", "c1", "ip", "addr", "show", "eth0"])?;
+    ensure!(
+        inside.contains("10.0.1.10/24")
+            && inside.contains("02:42:0a:00:01:0a")
+            && inside.contains("mtu 1450"),
+        "{inside}"
+    );
     let routes = fixture.node().docker_ok(&["exec", "c1", "ip", "route"])?;
-    ensure!(routes.contains("default via 10.0.1.1") && routes.contains("169.254.1.53"), "{routes}");
+    ensure!(
+        routes.contains("default via 10.0.1.1") && routes.contains("169.254.1.53"),
+        "{routes}"
+    );
     let host = fixture.sh("ip -d link show group 29547; ip route; ip neigh")?;
-    ensure!(host.contains("02:42:00:00:00:01") && host.contains("10.0.1.10 dev skep"), "{host}");
+    ensure!(
+        host.contains("02:42:00:00:00:01") && host.contains("10.0.1.10 dev skep"),
+        "{host}"
+    );
     ensure!(host.contains("lladdr 02:42:0a:00:01:0a PERMANENT"), "{host}");
-    fixture.node().docker_ok(&["network", "connect", "--ip", "10.0.2.10", "inside", "c1"])?;
+    fixture
+        .node()
+        .docker_ok(&["network", "connect", "--ip", "10.0.2.10", "inside", "c1"])?;
     let routes = fixture.node().docker_ok(&["exec", "c1", "ip", "route"])?;
-    ensure!(routes.contains("10.0.2.0/24 dev eth1") && routes.contains("default via 10.0.1.1"), "{routes}");
+    ensure!(
+        routes.contains("10.0.2.0/24 dev eth1") && routes.contains("default via 10.0.1.1"),
+        "{routes}"
+    );
     fixture.node().docker_ok(&["rm", "-f", "c1"])?;
     let host = fixture.sh("ip link show group 29547")?;
     ensure!(host.is_empty(), "{host}");
@@ -164,9 +226,24 @@ fn docker_makes_endpoints_with_our_addresses(fixture: &Fixture) -> Result<()> {
 }
 
 fn what_does_not_come_from_the_swarm_is_refused(fixture: &Fixture) -> Result<()> {
-    let refused = fixture.node().docker(&["run", "--rm", "--network", "app", "--ip", "10.0.1.77", "busybox", "true"])?;
-    ensure!(refused.stderr.contains("is not assigned to this node"), "{}", refused.stderr);
-    let refused = fixture.node().docker(&["network", "create", "-d", "skep", "stray"])?;
+    let refused = fixture.node().docker(&[
+        "run",
+        "--rm",
+        "--network",
+        "app",
+        "--ip",
+        "10.0.1.77",
+        "busybox",
+        "true",
+    ])?;
+    ensure!(
+        refused.stderr.contains("is not assigned to this node"),
+        "{}",
+        refused.stderr
+    );
+    let refused = fixture
+        .node()
+        .docker(&["network", "create", "-d", "skep", "stray"])?;
     ensure!(refused.stderr.contains("are made by Skep"), "{}", refused.stderr);
     fixture.run("app", "10.0.1.10", "c1")?;
     fixture.node().docker_ok(&["rm", "-f", "c1"])?;
@@ -174,15 +251,23 @@ fn what_does_not_come_from_the_swarm_is_refused(fixture: &Fixture) -> Result<()>
 }
 
 fn a_clash_with_a_bridge_names_it(fixture: &Fixture) -> Result<()> {
-    fixture.node().docker_ok(&["network", "create", "--subnet", "10.0.9.0/25", "lan"])?;
+    fixture
+        .node()
+        .docker_ok(&["network", "create", "--subnet", "10.0.9.0/25", "lan"])?;
     fixture.ask("network wide 4099 10.0.9.0/24 10.0.9.1 -")?;
-    let error = fixture.ask("twin wide").err().context("the clash went unseen")?.to_string();
+    let error = fixture
+        .ask("twin wide")
+        .err()
+        .context("the clash went unseen")?
+        .to_string();
     ensure!(error.contains("network lan (driver bridge)"), "{error}");
     fixture.node().docker_ok(&["network", "rm", "lan"])?;
     fixture.ask("twin wide")?;
     fixture.ask("remove network/wide")?;
     fixture.ask("untwin")?;
-    let left = fixture.node().docker_ok(&["network", "ls", "-q", "--filter", "name=wide"])?;
+    let left = fixture
+        .node()
+        .docker_ok(&["network", "ls", "-q", "--filter", "name=wide"])?;
     ensure!(left.is_empty(), "{left}");
     Ok(())
 }
@@ -191,19 +276,33 @@ fn published_ports_are_guarded(fixture: &Fixture) -> Result<()> {
     fixture.ask("published web 8080 80")?;
     let table = fixture.sh("nft list table inet skep")?;
     ensure!(table.contains("tcp dport 8080 dnat ip to 169.254.1.1"), "{table}");
-    let taken = fixture.node().docker(&["run", "-d", "--name", "c9", "-p", "8080:80", "busybox", "sleep", "9"])?;
-    ensure!(taken.stderr.contains("address already in use"), "{}", taken.stderr);
+    let taken = fixture.node().docker(&[
+        "run", "-d", "--name", "c9", "-p", "8080:80", "busybox", "sleep", "9",
+    ])?;
+    ensure!(
+        taken.stderr.contains("address already in use"),
+        "{}",
+        taken.stderr
+    );
     fixture.node().docker_ok(&["rm", "-f", "c9"])?;
     fixture.ask("remove published/web")?;
-    fixture.node().docker_ok(&["run", "-d", "--name", "c9", "-p", "8080:80", "busybox", "sleep", "60"])?;
+    fixture.node().docker_ok(&[
+        "run", "-d", "--name", "c9", "-p", "8080:80", "busybox", "sleep", "60",
+    ])?;
     fixture.ask("published web 8080 80")?;
     let problems = fixture.ask("problems")?;
-    ensure!(problems.contains("published port 8080/tcp does not work on this node"), "{problems}");
+    ensure!(
+        problems.contains("published port 8080/tcp does not work on this node"),
+        "{problems}"
+    );
     let table = fixture.sh("nft list table inet skep")?;
     ensure!(!table.contains("dport 8080 dnat"), "{table}");
     fixture.node().docker_ok(&["rm", "-f", "c9"])?;
     until("the port is taken over", PATIENCE, || {
-        Ok(fixture.sh("nft list table inet skep")?.contains("dport 8080 dnat").then_some(()))
+        Ok(fixture
+            .sh("nft list table inet skep")?
+            .contains("dport 8080 dnat")
+            .then_some(()))
     })?;
     fixture.ask("remove published/web")?;
     Ok(())
@@ -211,7 +310,9 @@ fn published_ports_are_guarded(fixture: &Fixture) -> Result<()> {
 
 fn dockers_forward_policy_is_answered(fixture: &Fixture) -> Result<()> {
     let rules = || fixture.sh("iptables -S DOCKER-USER");
-    until("our rules", PATIENCE, || Ok(rules()?.contains("-i skep+").then_some(())))?;
+    until("our rules", PATIENCE, || {
+        Ok(rules()?.contains("-i skep+").then_some(()))
+    })?;
     fixture.sh("iptables -F DOCKER-USER && nft delete table inet skep")?;
     until("our rules again", PATIENCE, || {
         let there = rules()?.contains("-i skep+") && fixture.sh("nft list tables")?.contains("inet skep");
@@ -252,7 +353,9 @@ fn leaving_removes_everything(fixture: &Fixture) -> Result<()> {
     fixture.ask("stop remove")?;
     let left = fixture.sh("ip -o link; nft list tables; iptables -S DOCKER-USER")?;
     ensure!(!left.contains("skep"), "{left}");
-    let networks = fixture.node().docker_ok(&["network", "ls", "-q", "--filter", "driver=skep"])?;
+    let networks = fixture
+        .node()
+        .docker_ok(&["network", "ls", "-q", "--filter", "driver=skep"])?;
     ensure!(networks.is_empty(), "{networks}");
     Ok(())
 }

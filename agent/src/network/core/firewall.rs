@@ -72,8 +72,12 @@ table inet {TABLE} {{
 fn mesh_rules(inputs: &FirewallInputs<'_>) -> String {
     let mut rules = String::new();
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let numbers: Vec<String> =
-            inputs.ports.iter().filter(|port| port.protocol == protocol).map(|port| port.number.to_string()).collect();
+        let numbers: Vec<String> = inputs
+            .ports
+            .iter()
+            .filter(|port| port.protocol == protocol)
+            .map(|port| port.number.to_string())
+            .collect();
         if numbers.is_empty() {
             continue;
         }
@@ -100,15 +104,26 @@ fn port_rules(inputs: &FirewallInputs<'_>) -> String {
 }
 
 fn port_rule(local: &Local, record: &PortRecord) -> String {
-    let PortRecord { protocol, host_ip, host_port, container_port } = record;
+    let PortRecord {
+        protocol,
+        host_ip,
+        host_port,
+        container_port,
+    } = record;
     let destination = if host_ip.is_unspecified() {
         "fib daddr type local".to_string()
     } else {
         format!("ip daddr {host_ip}")
     };
-    let protocol = if *protocol == Protocol::Udp.number() { "udp" } else { "tcp" };
+    let protocol = if *protocol == Protocol::Udp.number() {
+        "udp"
+    } else {
+        "tcp"
+    };
     let address = local.address;
-    format!("\t\tmeta nfproto ipv4 {destination} {protocol} dport {host_port} dnat ip to {address}:{container_port}\n")
+    format!(
+        "\t\tmeta nfproto ipv4 {destination} {protocol} dport {host_port} dnat ip to {address}:{container_port}\n"
+    )
 }
 
 /// Arguments of `iptables` for the rules that let our packets pass Docker's FORWARD policy, without the command and
@@ -119,7 +134,14 @@ pub fn docker_user_rules() -> [Vec<String>; 2] {
     let rule = |head: &[&str]| head.iter().chain(&comment).map(ToString::to_string).collect();
     [
         rule(&["-i", &any]),
-        rule(&["-o", &any, "-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED,DNAT"]),
+        rule(&[
+            "-o",
+            &any,
+            "-m",
+            "conntrack",
+            "--ctstate",
+            "RELATED,ESTABLISHED,DNAT",
+        ]),
     ]
 }
 
@@ -130,7 +152,11 @@ mod tests {
     #[test]
     fn ports_become_rules_in_both_chains() {
         let port = |protocol, number| Port { protocol, number };
-        let ports = BTreeSet::from([port(Protocol::Tcp, 8080), port(Protocol::Tcp, 80), port(Protocol::Udp, 53)]);
+        let ports = BTreeSet::from([
+            port(Protocol::Tcp, 8080),
+            port(Protocol::Tcp, 80),
+            port(Protocol::Udp, 53),
+        ]);
         let inputs = FirewallInputs {
             ports: &ports,
             locals: Vec::new(),
@@ -138,8 +164,16 @@ mod tests {
             node_address: Ipv4Addr::new(192, 0, 2, 1),
         };
         let script = script(&inputs);
-        assert_eq!(script.matches("tcp dport { 80, 8080 } dnat ip to 169.254.1.1").count(), 2);
-        assert_eq!(script.matches("udp dport { 53 } dnat ip to 169.254.1.1").count(), 2);
+        assert_eq!(
+            script
+                .matches("tcp dport { 80, 8080 } dnat ip to 169.254.1.1")
+                .count(),
+            2
+        );
+        assert_eq!(
+            script.matches("udp dport { 53 } dnat ip to 169.254.1.1").count(),
+            2
+        );
         assert!(script.contains("snat ip to 192.0.2.1"));
     }
 

@@ -21,15 +21,23 @@ pub const VNI_OPTION: &str = "com.docker.skep.vni";
 /// Why the driver does not do what Docker asks. The user reads it as the error of `docker run` or of a task.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("networks of driver skep are made by Skep: use `docker network create --driver overlay` on Skep's socket")]
+    #[error(
+        "networks of driver skep are made by Skep: use `docker network create --driver overlay` on Skep's socket"
+    )]
     NotATwin,
     #[error("network {network} has {what} {value:?}, which is not valid")]
-    BadOption { network: String, what: &'static str, value: String },
+    BadOption {
+        network: String,
+        what: &'static str,
+        value: String,
+    },
     #[error("network {0} is unknown to skep: remove it and let Skep make it again")]
     UnknownNetwork(String),
     #[error("endpoint {0} is unknown to skep")]
     UnknownEndpoint(String),
-    #[error("address {address} on network {network} is not assigned to this node: create the container through Skep's socket")]
+    #[error(
+        "address {address} on network {network} is not assigned to this node: create the container through Skep's socket"
+    )]
     NotAssigned { address: String, network: String },
     #[error("address {address} on network {network} is in use by another container of this node")]
     InUse { address: Ipv4Addr, network: String },
@@ -137,7 +145,10 @@ impl DriverLedger {
         let record = TwinRecord {
             network_id: network_id.clone(),
             vni: vni.parse().map_err(|_| bad("VNI", vni))?,
-            subnet: pool.parse::<Ipv4Net>().map_err(|_| bad("subnet", pool))?.to_string(),
+            subnet: pool
+                .parse::<Ipv4Net>()
+                .map_err(|_| bad("subnet", pool))?
+                .to_string(),
             gateway: gateway_text.parse().map_err(|_| bad("gateway", gateway))?,
             internal: request.internal(),
         };
@@ -162,7 +173,11 @@ impl DriverLedger {
     ) -> Result<wire::CreatedEndpoint, Refusal> {
         let twin = self.twin(&request.network_id)?;
         let asked = request.interface.clone().unwrap_or_default();
-        let address = asked.address.split('/').next().and_then(|text| text.parse::<Ipv4Addr>().ok());
+        let address = asked
+            .address
+            .split('/')
+            .next()
+            .and_then(|text| text.parse::<Ipv4Addr>().ok());
         let assigned = assigned_addresses(items, &twin.network_id);
         let Some(address) = address.filter(|address| assigned.contains(address)) else {
             return Err(Refusal::NotAssigned {
@@ -181,7 +196,8 @@ impl DriverLedger {
             return Err(Refusal::InUse { address, network });
         }
         // Left behind by a container that Docker never took its leave of.
-        self.endpoints.retain(|_, other| other.twin != request.network_id || other.address != address);
+        self.endpoints
+            .retain(|_, other| other.twin != request.network_id || other.address != address);
         let record = EndpointRecord {
             twin: request.network_id.clone(),
             address,
@@ -189,9 +205,16 @@ impl DriverLedger {
             ports: Vec::new(),
         };
         self.endpoints.insert(request.endpoint_id.clone(), record);
-        let mac_address = if asked.mac_address.is_empty() { mac_text(address) } else { String::new() };
+        let mac_address = if asked.mac_address.is_empty() {
+            mac_text(address)
+        } else {
+            String::new()
+        };
         Ok(wire::CreatedEndpoint {
-            interface: wire::Interface { mac_address, ..Default::default() },
+            interface: wire::Interface {
+                mac_address,
+                ..Default::default()
+            },
         })
     }
 
@@ -265,7 +288,9 @@ impl DriverLedger {
         for endpoint in self.endpoints.values_mut() {
             let gone = endpoint.joined.as_ref().is_some_and(|joined| {
                 // Without an index the Join is still under way.
-                joined.ifindex.is_some_and(|ifindex| !exists(&joined.host_name, ifindex))
+                joined
+                    .ifindex
+                    .is_some_and(|ifindex| !exists(&joined.host_name, ifindex))
             });
             if gone {
                 endpoint.joined = None;
@@ -297,17 +322,25 @@ impl DriverLedger {
 
     /// Engine network id -> swarm network id.
     pub fn twin_ids(&self) -> BTreeMap<String, String> {
-        self.twins.iter().map(|(id, twin)| (id.clone(), twin.network_id.clone())).collect()
+        self.twins
+            .iter()
+            .map(|(id, twin)| (id.clone(), twin.network_id.clone()))
+            .collect()
     }
 
     fn twin(&self, network_id: &str) -> Result<&TwinRecord, Refusal> {
-        self.twins.get(network_id).ok_or_else(|| Refusal::UnknownNetwork(network_id.to_string()))
+        self.twins
+            .get(network_id)
+            .ok_or_else(|| Refusal::UnknownNetwork(network_id.to_string()))
     }
 
     /// A number that no container has: not 0.
     fn next_container(&mut self) -> u32 {
-        let used: BTreeSet<u32> =
-            self.endpoints.values().filter_map(|endpoint| Some(endpoint.joined.as_ref()?.container)).collect();
+        let used: BTreeSet<u32> = self
+            .endpoints
+            .values()
+            .filter_map(|endpoint| Some(endpoint.joined.as_ref()?.container))
+            .collect();
         let mut number = self.last_container;
         loop {
             number = number.wrapping_add(1).max(1);
@@ -330,7 +363,11 @@ fn answer(container_name: &str, twin: &TwinRecord, resolver: Option<Ipv4Addr>) -
             src_name: container_name.to_string(),
             dst_prefix: "eth".to_string(),
         },
-        gateway: if twin.internal { String::new() } else { twin.gateway.to_string() },
+        gateway: if twin.internal {
+            String::new()
+        } else {
+            twin.gateway.to_string()
+        },
         static_routes: to_resolver.into_iter().collect(),
         disable_gateway_service: twin.internal,
     }
@@ -348,15 +385,19 @@ fn mac_text(address: Ipv4Addr) -> String {
 
 /// Addresses of this node's own tasks and attachments in a network.
 fn assigned_addresses(items: &Items, network_id: &str) -> BTreeSet<Ipv4Addr> {
-    let attachments = items.values().flat_map(|Item { kind }| -> Vec<&NetworkAttachment> {
-        match kind {
-            Some(ItemKind::Task(task)) => task.networks.iter().collect(),
-            Some(ItemKind::Attachment(attachment)) => vec![&attachment.network],
-            _ => Vec::new(),
-        }
-    });
+    let attachments = items
+        .values()
+        .flat_map(|Item { kind }| -> Vec<&NetworkAttachment> {
+            match kind {
+                Some(ItemKind::Task(task)) => task.networks.iter().collect(),
+                Some(ItemKind::Attachment(attachment)) => vec![&attachment.network],
+                _ => Vec::new(),
+            }
+        });
     let ours = attachments.filter(|attachment| attachment.network_id == network_id);
-    let addresses = ours.flat_map(|attachment| &attachment.addresses).filter_map(|text| parse_address(text));
+    let addresses = ours
+        .flat_map(|attachment| &attachment.addresses)
+        .filter_map(|text| parse_address(text));
     addresses
         .filter_map(|address| match address {
             IpAddr::V4(address) => Some(address),

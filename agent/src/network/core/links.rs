@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
+use skep_ebpf_loader::UplinkEntry;
+
 /// Group number of the host sides of containers' veths ("sk"), for nftables.
 pub const ENDPOINT_GROUP: u32 = 0x736b;
 /// First letters of all our interfaces, for iptables.
 pub const NAME_PREFIX: &str = "skep";
+/// Index of `lo` in every network namespace.
+const LOOPBACK: u32 = 1;
 /// The flow-based VXLAN device.
 pub const VXLAN_NAME: &str = "skep-vx";
 /// The node's own veth pair: its stack's end,
@@ -57,36 +61,49 @@ impl Snapshot {
 /// Whether the node's own interfaces stand as they should.
 pub fn stand(snapshot: &Snapshot, indexes: [u32; 3], mtu: u32, resolver: Ipv4Addr) -> bool {
     let is_right = |name: &str, index: u32| {
-        snapshot.by_name(name).is_some_and(|link| link.index == index && link.mtu == mtu && link.up)
+        snapshot
+            .by_name(name)
+            .is_some_and(|link| link.index == index && link.mtu == mtu && link.up)
     };
     let names = [VXLAN_NAME, HOST_NAME, HOST_PEER_NAME];
     let host = snapshot.by_name(HOST_NAME);
-    names.into_iter().zip(indexes).all(|(name, index)| is_right(name, index))
+    names
+        .into_iter()
+        .zip(indexes)
+        .all(|(name, index)| is_right(name, index))
         && host.is_some_and(|host| host.addresses.contains(&IpAddr::V4(resolver)))
 }
 
-/// Interfaces that outside clients come in through: those with the data path's address or a default route.
-pub fn uplinks(snapshot: &Snapshot, data_path_address: IpAddr) -> Vec<u32> {
+/// Interfaces that outside clients come in through (those with the data path's address or a default route), each with
+/// the addresses on which published ports answer: replies from an address leave by the interface that has it.
+/// Addresses on the loopback (announced by a router, say) go with the first of them.
+pub fn uplinks(snapshot: &Snapshot, data_path_address: IpAddr) -> Vec<UplinkEntry> {
     let theirs = snapshot.links.iter().filter(|link| {
         !link.name.starts_with(NAME_PREFIX)
             && (link.addresses.contains(&data_path_address) || snapshot.default_routes.contains(&link.index))
     });
-    theirs.map(|link| link.index).collect()
-}
-
-/// Addresses on which published ports answer: all of the node's own but loopback and link-local ones. Linux accepts
-/// a packet for any of them on any interface, so they are the same for all uplinks.
-pub fn own_addresses(snapshot: &Snapshot) -> Vec<IpAddr> {
-    let links = snapshot.links.iter().filter(|link| !link.name.starts_with(NAME_PREFIX));
-    let mut addresses: Vec<IpAddr> = links.flat_map(|link| link.addresses.iter().copied()).filter(is_reachable).collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    addresses
+    let mut uplinks: Vec<UplinkEntry> = theirs
+        .map(|link| UplinkEntry {
+            ifindex: link.index,
+            addresses: link.addresses.iter().copied().filter(is_reachable).collect(),
+        })
+        .collect();
+    let loopback = snapshot.links.iter().filter(|link| link.index == LOOPBACK);
+    let anycast = loopback
+        .flat_map(|link| &link.addresses)
+        .copied()
+        .filter(is_reachable);
+    if let Some(first) = uplinks.first_mut() {
+        first.addresses.extend(anycast);
+    }
+    uplinks
 }
 
 fn is_reachable(address: &IpAddr) -> bool {
     match address {
-        IpAddr::V4(address) => !address.is_loopback() && !address.is_link_local() && *address != Ipv4Addr::UNSPECIFIED,
+        IpAddr::V4(address) => {
+            !address.is_loopback() && !address.is_link_local() && *address != Ipv4Addr::UNSPECIFIED
+        }
         IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
     }
 }
@@ -121,7 +138,7 @@ mod tests {
     fn uplinks_and_addresses() {
         let snapshot = Snapshot {
             links: vec![
-                link(1, "lo", &[[127, 0, 0, 1]]),
+                link(1, "lo", &[[127, 0, 0, 1], [203, 0, 113, 9]]),
                 link(2, "eth0", &[[192, 0, 2, 1]]),
                 link(3, "eth1", &[[198, 51, 100, 1]]),
                 link(4, "docker0", &[[172, 17, 0, 1]]),
@@ -129,10 +146,18 @@ mod tests {
             ],
             default_routes: BTreeSet::from([3]),
         };
-        assert_eq!(uplinks(&snapshot, IpAddr::from([192, 0, 2, 1])), [2, 3]);
-        let expected: Vec<IpAddr> =
-            [[172, 17, 0, 1], [192, 0, 2, 1], [198, 51, 100, 1]].into_iter().map(IpAddr::from).collect();
-        assert_eq!(own_addresses(&snapshot), expected);
+        let addresses = |octets: &[[u8; 4]]| octets.iter().map(|&octets| IpAddr::from(octets)).collect();
+        let expected = [
+            UplinkEntry {
+                ifindex: 2,
+                addresses: addresses(&[[192, 0, 2, 1], [203, 0, 113, 9]]),
+            },
+            UplinkEntry {
+                ifindex: 3,
+                addresses: addresses(&[[198, 51, 100, 1]]),
+            },
+        ];
+        assert_eq!(uplinks(&snapshot, IpAddr::from([192, 0, 2, 1])), expected);
     }
 
     #[test]

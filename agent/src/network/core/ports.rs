@@ -42,11 +42,18 @@ pub fn published_ports(items: &Items) -> BTreeSet<Port> {
         Some(ItemKind::Published(published)) => Some(published),
         _ => None,
     });
-    let ports = services.flat_map(|service| &service.ports).filter(|port| port.publish_mode == PublishMode::Ingress as i32);
+    let ports = services
+        .flat_map(|service| &service.ports)
+        .filter(|port| port.publish_mode == PublishMode::Ingress as i32);
     ports
         .filter_map(|port| {
-            let number = u16::try_from(port.published_port).ok().filter(|&number| number != 0)?;
-            Some(Port { protocol: protocol_of(port.protocol)?, number })
+            let number = u16::try_from(port.published_port)
+                .ok()
+                .filter(|&number| number != 0)?;
+            Some(Port {
+                protocol: protocol_of(port.protocol)?,
+                number,
+            })
         })
         .collect()
 }

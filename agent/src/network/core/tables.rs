@@ -11,8 +11,8 @@ use skep_control::model::{
     EndpointItem, Item, ItemKind, Items, NetworkItem, PortConfig, PublishMode, PublishedItem, ServiceItem,
 };
 use skep_ebpf_loader::{
-    EndpointEntry, LocalEndpoint, NetworkEntry, NodeEntry, PublishedEntry, PublishedTask, ServiceEntry, Tables,
-    UplinkEntry,
+    EndpointEntry, LocalEndpoint, NetworkEntry, NodeEntry, PublishedEntry, PublishedTask, ServiceEntry,
+    Tables, UplinkEntry,
 };
 
 use crate::network::core::ledger::{Local, parse_address};
@@ -26,8 +26,7 @@ pub struct Inputs<'a> {
     pub alive: &'a BTreeMap<u32, bool>,
     /// By Engine endpoint id.
     pub locals: &'a BTreeMap<String, Local>,
-    pub uplinks: &'a [u32],
-    pub own_addresses: &'a [IpAddr],
+    pub uplinks: &'a [UplinkEntry],
     /// Ports that another process of this node holds: not ours to answer here.
     pub held: &'a BTreeSet<Port>,
     pub self_index: u32,
@@ -45,7 +44,9 @@ impl Inputs<'_> {
         if node != self.self_index {
             return self.is_alive(node);
         }
-        self.locals.values().any(|local| local.network_id == network_id && IpAddr::V4(local.address) == address)
+        self.locals
+            .values()
+            .any(|local| local.network_id == network_id && IpAddr::V4(local.address) == address)
     }
 }
 
@@ -66,7 +67,7 @@ pub fn build(inputs: &Inputs<'_>) -> Built {
             Err(problem) => built.problems.push(problem),
         }
     }
-    built.tables.uplinks = uplink_entries(inputs);
+    built.tables.uplinks = inputs.uplinks.to_vec();
     built.tables.nodes = node_entries(inputs);
     built.tables.endpoints = endpoint_entries(inputs, &networks);
     built.tables.services = service_entries(inputs, &networks);
@@ -86,8 +87,8 @@ pub fn visible(inputs: &Inputs<'_>) -> Items {
             continue;
         };
         let address = parse_address(&endpoint.address);
-        let reachable =
-            address.is_some_and(|address| inputs.is_reachable(&endpoint.network_id, endpoint.node_index, address));
+        let reachable = address
+            .is_some_and(|address| inputs.is_reachable(&endpoint.network_id, endpoint.node_index, address));
         endpoint.draining |= !reachable;
     }
     items
@@ -97,7 +98,11 @@ pub fn visible(inputs: &Inputs<'_>) -> Items {
 /// decides the rows of published ports.
 pub fn task_hash(task_id: &str) -> u64 {
     let digest = digest::digest(&digest::SHA256, task_id.as_bytes());
-    digest.as_ref().iter().take(8).fold(0, |hash, &byte| (hash << 8) | u64::from(byte))
+    digest
+        .as_ref()
+        .iter()
+        .take(8)
+        .fold(0, |hash, &byte| (hash << 8) | u64::from(byte))
 }
 
 /// Networks by id.
@@ -110,10 +115,20 @@ pub fn networks(items: &Items) -> BTreeMap<&str, &NetworkItem> {
 }
 
 fn network_entry(network: &NetworkItem, mtu: u32) -> Result<NetworkEntry, String> {
-    let ipam = network.ipam.first().ok_or_else(|| format!("network {} has no subnet", network.name))?;
-    let subnet = ipam.subnet.parse().map_err(|_| format!("network {}: subnet {:?} is not valid", network.name, ipam.subnet))?;
-    let gateway = parse_address(&ipam.gateway)
-        .ok_or_else(|| format!("network {}: gateway {:?} is not valid", network.name, ipam.gateway))?;
+    let ipam = network
+        .ipam
+        .first()
+        .ok_or_else(|| format!("network {} has no subnet", network.name))?;
+    let subnet = ipam
+        .subnet
+        .parse()
+        .map_err(|_| format!("network {}: subnet {:?} is not valid", network.name, ipam.subnet))?;
+    let gateway = parse_address(&ipam.gateway).ok_or_else(|| {
+        format!(
+            "network {}: gateway {:?} is not valid",
+            network.name, ipam.gateway
+        )
+    })?;
     Ok(NetworkEntry {
         vni: network.vni,
         subnet,
@@ -122,14 +137,6 @@ fn network_entry(network: &NetworkItem, mtu: u32) -> Result<NetworkEntry, String
         internal: network.internal,
         ingress: network.ingress,
     })
-}
-
-fn uplink_entries(inputs: &Inputs<'_>) -> Vec<UplinkEntry> {
-    let entries = inputs.uplinks.iter().map(|&ifindex| UplinkEntry {
-        ifindex,
-        addresses: inputs.own_addresses.to_vec(),
-    });
-    entries.collect()
 }
 
 fn node_entries(inputs: &Inputs<'_>) -> Vec<NodeEntry> {
@@ -199,11 +206,15 @@ fn service_entries(inputs: &Inputs<'_>, networks: &BTreeMap<&str, &NetworkItem>)
 
 fn backends(inputs: &Inputs<'_>, service: &ServiceItem) -> Vec<IpAddr> {
     let theirs = endpoints(inputs.items).filter(|endpoint| {
-        endpoint.service_id == service.service_id && endpoint.network_id == service.network_id && !endpoint.draining
+        endpoint.service_id == service.service_id
+            && endpoint.network_id == service.network_id
+            && !endpoint.draining
     });
     let addresses = theirs.filter_map(|endpoint| {
         let address = parse_address(&endpoint.address)?;
-        inputs.is_reachable(&endpoint.network_id, endpoint.node_index, address).then_some(address)
+        inputs
+            .is_reachable(&endpoint.network_id, endpoint.node_index, address)
+            .then_some(address)
     });
     addresses.collect()
 }
@@ -216,7 +227,11 @@ fn endpoints(items: &Items) -> impl Iterator<Item = &EndpointItem> {
 }
 
 fn publish(inputs: &Inputs<'_>, published: &PublishedItem, built: &mut Built) {
-    for port in published.ports.iter().filter(|port| port.publish_mode == PublishMode::Ingress as i32) {
+    for port in published
+        .ports
+        .iter()
+        .filter(|port| port.publish_mode == PublishMode::Ingress as i32)
+    {
         match published_entry(inputs, published, port) {
             Ok(Some(entry)) => built.tables.published.push(entry),
             Ok(None) => {}
@@ -231,14 +246,21 @@ fn published_entry(
     port: &PortConfig,
 ) -> Result<Option<PublishedEntry>, String> {
     let name = &published.service_name;
-    let protocol = protocol_of(port.protocol)
-        .ok_or_else(|| format!("service {name}: port {} uses a protocol that is not supported", port.published_port))?;
+    let protocol = protocol_of(port.protocol).ok_or_else(|| {
+        format!(
+            "service {name}: port {} uses a protocol that is not supported",
+            port.published_port
+        )
+    })?;
     let number = |port: u32| {
         let number = u16::try_from(port).ok().filter(|&number| number != 0);
         number.ok_or_else(|| format!("service {name}: {port} is no port number"))
     };
     let (published_port, target_port) = (number(port.published_port)?, number(port.target_port)?);
-    if inputs.held.contains(&Port { protocol, number: published_port }) {
+    if inputs.held.contains(&Port {
+        protocol,
+        number: published_port,
+    }) {
         return Ok(None);
     }
     let rows_log2 = u8::try_from(published.rows.rows_log2)

@@ -29,16 +29,24 @@ pub struct CreateNetwork {
 impl CreateNetwork {
     /// What was given with `--opt`.
     pub fn generic(&self) -> BTreeMap<String, String> {
-        let generic = self.options.as_ref().and_then(|options| options.get(GENERIC_OPTIONS));
+        let generic = self
+            .options
+            .as_ref()
+            .and_then(|options| options.get(GENERIC_OPTIONS));
         let Some(Value::Object(generic)) = generic else {
             return BTreeMap::new();
         };
-        let texts = generic.iter().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_string())));
+        let texts = generic
+            .iter()
+            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_string())));
         texts.collect()
     }
 
     pub fn internal(&self) -> bool {
-        let internal = self.options.as_ref().and_then(|options| options.get(INTERNAL_OPTION));
+        let internal = self
+            .options
+            .as_ref()
+            .and_then(|options| options.get(INTERNAL_OPTION));
         internal.and_then(Value::as_bool).unwrap_or(false)
     }
 }
@@ -165,7 +173,11 @@ pub struct PortBinding {
 impl ProgramConnectivity {
     /// The published ports; `Err` holds what cannot be read.
     pub fn port_map(&self) -> Result<Vec<PortBinding>, serde_json::Error> {
-        match self.options.as_ref().and_then(|options| options.get(PORT_MAP_OPTION)) {
+        match self
+            .options
+            .as_ref()
+            .and_then(|options| options.get(PORT_MAP_OPTION))
+        {
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(value) => serde_json::from_value(value.clone()),
         }
@@ -198,10 +210,18 @@ mod tests {
     #[test]
     fn port_map_absent_null_and_given() {
         let body = |options: &str| -> ProgramConnectivity {
-            serde_json::from_str(&format!(r#"{{"NetworkID":"n","EndpointID":"e","Options":{options}}}"#)).unwrap()
+            serde_json::from_str(&format!(
+                r#"{{"NetworkID":"n","EndpointID":"e","Options":{options}}}"#
+            ))
+            .unwrap()
         };
         assert!(body("null").port_map().unwrap().is_empty());
-        assert!(body(r#"{"com.docker.network.portmap":null}"#).port_map().unwrap().is_empty());
+        assert!(
+            body(r#"{"com.docker.network.portmap":null}"#)
+                .port_map()
+                .unwrap()
+                .is_empty()
+        );
         let given = body(
             r#"{"com.docker.network.portmap":[{"Proto":6,"IP":"","Port":80,"HostIP":"","HostPort":8080,"HostPortEnd":8080}]}"#,
         );

@@ -37,7 +37,11 @@ pub fn serve(plugin_dir: &Path, driver: Driver) -> Result<(), SocketError> {
     let path = plugin_dir.join("skep.sock");
     let error = |operation| {
         let path = path.clone();
-        move |source| SocketError { operation, path, source }
+        move |source| SocketError {
+            operation,
+            path,
+            source,
+        }
     };
     fs::create_dir_all(plugin_dir).map_err(error("make the folder of"))?;
     match fs::remove_file(&path) {

@@ -24,11 +24,23 @@ pub enum EngineError {
     #[error("connect to Docker at {path}: {source}")]
     Connect { path: PathBuf, source: DockerError },
     #[error("{operation} network {network} in Docker: {source}")]
-    Call { operation: &'static str, network: String, source: DockerError },
+    Call {
+        operation: &'static str,
+        network: String,
+        source: DockerError,
+    },
     #[error("network {network} has no subnet yet")]
     NoSubnet { network: String },
-    #[error("subnet {subnet} of network {network} overlaps {other_subnet} of this node's network {other} (driver {driver})")]
-    Overlap { network: String, subnet: IpNet, other: String, other_subnet: IpNet, driver: String },
+    #[error(
+        "subnet {subnet} of network {network} overlaps {other_subnet} of this node's network {other} (driver {driver})"
+    )]
+    Overlap {
+        network: String,
+        subnet: IpNet,
+        other: String,
+        other_subnet: IpNet,
+        driver: String,
+    },
     #[error("this node has a network of its own named {network} already (driver {driver})")]
     Name { network: String, driver: String },
 }
@@ -53,7 +65,10 @@ impl Engine {
     /// # Errors
     /// When the Engine does not answer.
     pub async fn connect(socket: &Path) -> Result<Self, EngineError> {
-        let error = |source| EngineError::Connect { path: socket.to_path_buf(), source };
+        let error = |source| EngineError::Connect {
+            path: socket.to_path_buf(),
+            source,
+        };
         let text = socket.to_string_lossy();
         let docker = Docker::connect_with_unix(&text, DEADLINE, API_DEFAULT_VERSION).map_err(error)?;
         let docker = docker.negotiate_version().await.map_err(error)?;
@@ -84,7 +99,11 @@ impl Engine {
     /// # Errors
     /// A clash of subnet or name with another network of the node, or what the Engine refuses.
     pub async fn create_twin(&self, network: &NetworkItem) -> Result<String, EngineError> {
-        let all = self.docker.list_networks(None).await.map_err(call("list networks before making", &network.name))?;
+        let all = self
+            .docker
+            .list_networks(None)
+            .await
+            .map_err(call("list networks before making", &network.name))?;
         refuse_clash(network, &all)?;
         let created = self.docker.create_network(twin_request(network)).await;
         Ok(created.map_err(call("make", &network.name))?.id)
@@ -98,7 +117,10 @@ impl Engine {
         match self.docker.remove_network(&twin.engine_id).await {
             Ok(()) | Err(DockerError::DockerResponseServerError { status_code: 404, .. }) => Ok(true),
             // "has active endpoints" (moby daemon/network.go, errdefs Forbidden).
-            Err(DockerError::DockerResponseServerError { status_code: 403 | 409, .. }) => Ok(false),
+            Err(DockerError::DockerResponseServerError {
+                status_code: 403 | 409,
+                ..
+            }) => Ok(false),
             Err(source) => Err(call("remove", &twin.name)(source)),
         }
     }
@@ -106,13 +128,22 @@ impl Engine {
 
 fn call(operation: &'static str, network: &str) -> impl FnOnce(DockerError) -> EngineError {
     let network = network.to_string();
-    move |source| EngineError::Call { operation, network, source }
+    move |source| EngineError::Call {
+        operation,
+        network,
+        source,
+    }
 }
 
 fn twin_request(network: &NetworkItem) -> NetworkCreateRequest {
     let config = network.ipam.iter().map(|ipam| IpamConfig {
         subnet: Some(ipam.subnet.clone()),
-        gateway: ipam.gateway.split('/').next().map(ToString::to_string).filter(|gateway| !gateway.is_empty()),
+        gateway: ipam
+            .gateway
+            .split('/')
+            .next()
+            .map(ToString::to_string)
+            .filter(|gateway| !gateway.is_empty()),
         ..Default::default()
     });
     NetworkCreateRequest {
@@ -128,29 +159,47 @@ fn twin_request(network: &NetworkItem) -> NetworkCreateRequest {
             (NETWORK_OPTION.to_string(), network.network_id.clone()),
             (VNI_OPTION.to_string(), network.vni.to_string()),
         ])),
-        labels: Some(HashMap::from([(TWIN_LABEL.to_string(), network.network_id.clone())])),
+        labels: Some(HashMap::from([(
+            TWIN_LABEL.to_string(),
+            network.network_id.clone(),
+        )])),
         ..Default::default()
     }
 }
 
 /// Docker would refuse an overlap without saying with what, and take a name twice.
 fn refuse_clash(network: &NetworkItem, others: &[Network]) -> Result<(), EngineError> {
-    let no_subnet = || EngineError::NoSubnet { network: network.name.clone() };
+    let no_subnet = || EngineError::NoSubnet {
+        network: network.name.clone(),
+    };
     let ipam = network.ipam.first().ok_or_else(no_subnet)?;
     let subnet: IpNet = ipam.subnet.parse().map_err(|_| no_subnet())?;
     for other in others {
         let name = other.name.clone().unwrap_or_default();
         let driver = other.driver.clone().unwrap_or_default();
-        let configs = other.ipam.iter().filter_map(|ipam| ipam.config.as_ref()).flatten();
+        let configs = other
+            .ipam
+            .iter()
+            .filter_map(|ipam| ipam.config.as_ref())
+            .flatten();
         let subnets = configs.filter_map(|config| config.subnet.as_ref()?.parse::<IpNet>().ok());
         for other_subnet in subnets {
             if subnet.contains(&other_subnet.addr()) || other_subnet.contains(&subnet.addr()) {
                 let network = network.name.clone();
-                return Err(EngineError::Overlap { network, subnet, other: name, other_subnet, driver });
+                return Err(EngineError::Overlap {
+                    network,
+                    subnet,
+                    other: name,
+                    other_subnet,
+                    driver,
+                });
             }
         }
         if name == network.name {
-            return Err(EngineError::Name { network: name, driver });
+            return Err(EngineError::Name {
+                network: name,
+                driver,
+            });
         }
     }
     Ok(())
@@ -164,17 +213,26 @@ mod tests {
     fn overlay(subnet: &str) -> NetworkItem {
         NetworkItem {
             name: "app".to_string(),
-            ipam: vec![ModelIpam { subnet: subnet.to_string(), ..Default::default() }],
+            ipam: vec![ModelIpam {
+                subnet: subnet.to_string(),
+                ..Default::default()
+            }],
             ..Default::default()
         }
     }
 
     fn bridge(name: &str, subnet: &str) -> Network {
-        let config = IpamConfig { subnet: Some(subnet.to_string()), ..Default::default() };
+        let config = IpamConfig {
+            subnet: Some(subnet.to_string()),
+            ..Default::default()
+        };
         Network {
             name: Some(name.to_string()),
             driver: Some("bridge".to_string()),
-            ipam: Some(Ipam { config: Some(vec![config]), ..Default::default() }),
+            ipam: Some(Ipam {
+                config: Some(vec![config]),
+                ..Default::default()
+            }),
             ..Default::default()
         }
     }
@@ -182,7 +240,11 @@ mod tests {
     #[test]
     fn a_clash_names_the_other_network() {
         let error = refuse_clash(&overlay("10.0.1.0/24"), &[bridge("lan", "10.0.0.0/16")]).unwrap_err();
-        assert!(error.to_string().contains("10.0.0.0/16 of this node's network lan (driver bridge)"));
+        assert!(
+            error
+                .to_string()
+                .contains("10.0.0.0/16 of this node's network lan (driver bridge)")
+        );
         let error = refuse_clash(&overlay("10.0.1.0/24"), &[bridge("app", "10.9.0.0/16")]).unwrap_err();
         assert!(matches!(error, EngineError::Name { .. }));
         assert!(refuse_clash(&overlay("10.0.1.0/24"), &[bridge("lan", "10.9.0.0/16")]).is_ok());

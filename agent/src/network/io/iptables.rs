@@ -18,11 +18,17 @@ const DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum IptablesError {
     #[error("run iptables to {operation}: {source}")]
-    Run { operation: &'static str, source: io::Error },
+    Run {
+        operation: &'static str,
+        source: io::Error,
+    },
     #[error("iptables did not {operation} within {} s", DEADLINE.as_secs())]
     TimedOut { operation: &'static str },
     #[error("iptables refused to {operation}: {message}")]
-    Refused { operation: &'static str, message: String },
+    Refused {
+        operation: &'static str,
+        message: String,
+    },
 }
 
 /// Puts the rules in front of the chain if they are not in it. Answers whether the chain exists: dockerd makes it, and
@@ -52,7 +58,11 @@ pub async fn ensure() -> Result<bool, IptablesError> {
 /// When iptables is not there or refuses.
 pub async fn remove() -> Result<(), IptablesError> {
     for rule in docker_user_rules() {
-        if run("check a rule of DOCKER-USER", &["-C", CHAIN], &rule).await?.status.success() {
+        if run("check a rule of DOCKER-USER", &["-C", CHAIN], &rule)
+            .await?
+            .status
+            .success()
+        {
             let operation = "remove a rule of DOCKER-USER";
             accepted(operation, run(operation, &["-D", CHAIN], &rule).await?)?;
         }
@@ -71,6 +81,8 @@ fn accepted(operation: &'static str, output: Output) -> Result<(), IptablesError
 async fn run(operation: &'static str, head: &[&str], rule: &[String]) -> Result<Output, IptablesError> {
     let mut command = Command::new("iptables");
     command.arg("--wait").args(head).args(rule).kill_on_drop(true);
-    let output = timeout(DEADLINE, command.output()).await.map_err(|_| IptablesError::TimedOut { operation })?;
+    let output = timeout(DEADLINE, command.output())
+        .await
+        .map_err(|_| IptablesError::TimedOut { operation })?;
     output.map_err(|source| IptablesError::Run { operation, source })
 }

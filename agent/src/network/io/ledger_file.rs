@@ -9,9 +9,16 @@ use crate::network::core::ledger::DriverLedger;
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerFileError {
     #[error("{operation} the network driver's ledger {path}: {source}")]
-    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        operation: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("read the network driver's ledger {path}: {source}")]
-    Format { path: PathBuf, source: serde_json::Error },
+    Format {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
 }
 
 /// Where the ledger lies.

@@ -12,8 +12,8 @@ use netlink_packet_route::link::{
 };
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use rtnetlink::{
-    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, MulticastGroup, RouteMessageBuilder, new_connection,
-    new_multicast_connection,
+    Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, MulticastGroup, RouteMessageBuilder,
+    new_connection, new_multicast_connection,
 };
 use skep_ebpf_loader::GATEWAY_MAC;
 use tokio::sync::watch;
@@ -37,12 +37,21 @@ pub enum LinkError {
     #[error("open rtnetlink: {0}")]
     Open(#[source] io::Error),
     #[error("list {what}: {source}")]
-    List { what: &'static str, source: rtnetlink::Error },
+    List {
+        what: &'static str,
+        source: rtnetlink::Error,
+    },
     #[error("{operation} {object}: {source}")]
-    Change { operation: &'static str, object: String, source: rtnetlink::Error },
+    Change {
+        operation: &'static str,
+        object: String,
+        source: rtnetlink::Error,
+    },
     #[error("interface {0} is gone right after it was made")]
     Vanished(String),
-    #[error("VXLAN device {name} holds UDP port {port}: remove it, or give the swarm another --data-path-port")]
+    #[error(
+        "VXLAN device {name} holds UDP port {port}: remove it, or give the swarm another --data-path-port"
+    )]
     PortTaken { name: String, port: u16 },
     #[error(transparent)]
     Sysctl(#[from] SysctlError),
@@ -106,7 +115,10 @@ impl Links {
     pub async fn snapshot(&self) -> Result<Snapshot, LinkError> {
         let mut addresses = self.addresses().await?;
         let messages = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
-        let messages = messages.map_err(|source| LinkError::List { what: "interfaces", source })?;
+        let messages = messages.map_err(|source| LinkError::List {
+            what: "interfaces",
+            source,
+        })?;
         let links = messages.iter().map(|message| {
             let mut link = read_link(message);
             link.addresses = addresses.remove(&link.index).unwrap_or_default();
@@ -119,8 +131,17 @@ impl Links {
     }
 
     async fn addresses(&self) -> Result<BTreeMap<u32, Vec<IpAddr>>, LinkError> {
-        let messages = self.handle.address().get().execute().try_collect::<Vec<_>>().await;
-        let messages = messages.map_err(|source| LinkError::List { what: "addresses", source })?;
+        let messages = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect::<Vec<_>>()
+            .await;
+        let messages = messages.map_err(|source| LinkError::List {
+            what: "addresses",
+            source,
+        })?;
         let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
         for message in messages {
             // For point-to-point links ADDRESS is the peer's; LOCAL is always ours, but IPv6 may leave it out.
@@ -141,16 +162,27 @@ impl Links {
 
     async fn default_routes(&self) -> Result<BTreeSet<u32>, LinkError> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        let messages = self.handle.route().get(all).execute().try_collect::<Vec<RouteMessage>>().await;
-        let messages = messages.map_err(|source| LinkError::List { what: "routes", source })?;
+        let messages = self
+            .handle
+            .route()
+            .get(all)
+            .execute()
+            .try_collect::<Vec<RouteMessage>>()
+            .await;
+        let messages = messages.map_err(|source| LinkError::List {
+            what: "routes",
+            source,
+        })?;
         let defaults = messages.iter().filter(|route| {
             route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
         });
-        let interfaces = defaults.flat_map(|route| &route.attributes).flat_map(|attribute| match attribute {
-            RouteAttribute::Oif(index) => vec![*index],
-            RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
-            _ => Vec::new(),
-        });
+        let interfaces = defaults
+            .flat_map(|route| &route.attributes)
+            .flat_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => vec![*index],
+                RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+                _ => Vec::new(),
+            });
         Ok(interfaces.collect())
     }
 
@@ -169,7 +201,12 @@ impl Links {
         self.ensure_vxlan(&snapshot, port).await?;
         if snapshot.by_name(HOST_NAME).is_none() || snapshot.by_name(HOST_PEER_NAME).is_none() {
             self.remove(HOST_NAME).await?;
-            self.add("make", HOST_NAME, LinkVeth::new(HOST_NAME, HOST_PEER_NAME).build()).await?;
+            self.add(
+                "make",
+                HOST_NAME,
+                LinkVeth::new(HOST_NAME, HOST_PEER_NAME).build(),
+            )
+            .await?;
         }
         for name in [VXLAN_NAME, HOST_NAME, HOST_PEER_NAME] {
             sysctl::container_facing(name)?;
@@ -185,8 +222,15 @@ impl Links {
             }
         }
         if !host.addresses.contains(&IpAddr::V4(resolver)) {
-            let request = self.handle.address().add(host.index, IpAddr::V4(resolver), 32).replace();
-            request.execute().await.map_err(change("add address", &resolver))?;
+            let request = self
+                .handle
+                .address()
+                .add(host.index, IpAddr::V4(resolver), 32)
+                .replace();
+            request
+                .execute()
+                .await
+                .map_err(change("add address", &resolver))?;
         }
         self.route_to(mesh, host.index).await?;
         self.neighbour(mesh, host.index, &host_peer.mac).await?;
@@ -200,11 +244,15 @@ impl Links {
     async fn ensure_vxlan(&self, snapshot: &Snapshot, port: u16) -> Result<(), LinkError> {
         // The kernel allows several devices on one port if their ids differ, and a flow-based one beside others takes
         // or loses packets depending on the order.
-        let rival = snapshot.links.iter().find(|link| {
-            link.name != VXLAN_NAME && link.vxlan.is_some_and(|vxlan| vxlan.port == port)
-        });
+        let rival = snapshot
+            .links
+            .iter()
+            .find(|link| link.name != VXLAN_NAME && link.vxlan.is_some_and(|vxlan| vxlan.port == port));
         if let Some(rival) = rival {
-            return Err(LinkError::PortTaken { name: rival.name.clone(), port });
+            return Err(LinkError::PortTaken {
+                name: rival.name.clone(),
+                port,
+            });
         }
         if let Some(ours) = snapshot.by_name(VXLAN_NAME) {
             if ours.vxlan == Some(Vxlan { port, external: true }) {
@@ -212,7 +260,10 @@ impl Links {
             }
             self.remove(VXLAN_NAME).await?;
         }
-        let device = LinkVxlan::new(VXLAN_NAME, NO_VNI).port(port).learning(false).collect_metadata(true);
+        let device = LinkVxlan::new(VXLAN_NAME, NO_VNI)
+            .port(port)
+            .learning(false)
+            .collect_metadata(true);
         self.add("make", VXLAN_NAME, device.build()).await
     }
 
@@ -230,7 +281,9 @@ impl Links {
     ) -> Result<u32, LinkError> {
         self.remove(host_name).await?;
         self.remove(container_name).await?;
-        let peer = LinkUnspec::new_with_name(container_name).mtu(mtu).address(mac(address).to_vec());
+        let peer = LinkUnspec::new_with_name(container_name)
+            .mtu(mtu)
+            .address(mac(address).to_vec());
         let pair = LinkMessageBuilder::<LinkVeth>::new(host_name, container_name)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())))
             .mtu(mtu)
@@ -238,8 +291,13 @@ impl Links {
         self.add("make", host_name, pair.build()).await?;
         sysctl::container_facing(host_name)?;
         let snapshot = self.named(host_name).await?;
-        let index = snapshot.ok_or_else(|| LinkError::Vanished(host_name.to_string()))?.index;
-        let change_up = LinkUnspec::new_with_index(index).link_group(ENDPOINT_GROUP).up().build();
+        let index = snapshot
+            .ok_or_else(|| LinkError::Vanished(host_name.to_string()))?
+            .index;
+        let change_up = LinkUnspec::new_with_index(index)
+            .link_group(ENDPOINT_GROUP)
+            .up()
+            .build();
         self.set("set up", host_name, change_up).await?;
         self.route_to(address, index).await?;
         self.neighbour(address, index, &mac(address)).await?;
@@ -259,7 +317,10 @@ impl Links {
     async fn named(&self, name: &str) -> Result<Option<Link>, LinkError> {
         // A dump rather than a question by name: "no such device" is then no error to tell from others.
         let messages = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
-        let messages = messages.map_err(|source| LinkError::List { what: "interfaces", source })?;
+        let messages = messages.map_err(|source| LinkError::List {
+            what: "interfaces",
+            source,
+        })?;
         Ok(messages.iter().map(read_link).find(|link| link.name == name))
     }
 
@@ -279,11 +340,21 @@ impl Links {
     }
 
     async fn add(&self, operation: &'static str, name: &str, message: LinkMessage) -> Result<(), LinkError> {
-        self.handle.link().add(message).execute().await.map_err(change(operation, &name))
+        self.handle
+            .link()
+            .add(message)
+            .execute()
+            .await
+            .map_err(change(operation, &name))
     }
 
     async fn set(&self, operation: &'static str, name: &str, message: LinkMessage) -> Result<(), LinkError> {
-        self.handle.link().set(message).execute().await.map_err(change(operation, &name))
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .map_err(change(operation, &name))
     }
 
     async fn route_to(&self, address: Ipv4Addr, interface: u32) -> Result<(), LinkError> {
@@ -293,7 +364,13 @@ impl Links {
             .scope(RouteScope::Link)
             .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
             .build();
-        self.handle.route().add(route).replace().execute().await.map_err(change("add route to", &address))
+        self.handle
+            .route()
+            .add(route)
+            .replace()
+            .execute()
+            .await
+            .map_err(change("add route to", &address))
     }
 
     async fn neighbour(&self, address: Ipv4Addr, interface: u32, mac: &[u8]) -> Result<(), LinkError> {
@@ -304,19 +381,32 @@ impl Links {
 }
 
 fn subscribe() -> Result<impl Stream<Item = impl Send> + Send + Unpin + 'static, LinkError> {
-    let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv4Route];
+    let groups = [
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv4Route,
+    ];
     let (connection, _handle, messages) = new_multicast_connection(&groups).map_err(LinkError::Open)?;
     tokio::spawn(connection);
     Ok(messages)
 }
 
-fn change<T: ToString + ?Sized>(operation: &'static str, object: &T) -> impl FnOnce(rtnetlink::Error) -> LinkError {
+fn change<T: ToString + ?Sized>(
+    operation: &'static str,
+    object: &T,
+) -> impl FnOnce(rtnetlink::Error) -> LinkError {
     let object = object.to_string();
-    move |source| LinkError::Change { operation, object, source }
+    move |source| LinkError::Change {
+        operation,
+        object,
+        source,
+    }
 }
 
 fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Link, LinkError> {
-    snapshot.by_name(name).ok_or_else(|| LinkError::Vanished(name.to_string()))
+    snapshot
+        .by_name(name)
+        .ok_or_else(|| LinkError::Vanished(name.to_string()))
 }
 
 fn read_link(message: &LinkMessage) -> Link {
@@ -343,7 +433,10 @@ fn read_link(message: &LinkMessage) -> Link {
 
 fn read_vxlan(infos: &[LinkInfo]) -> Option<Vxlan> {
     infos.contains(&LinkInfo::Kind(InfoKind::Vxlan)).then_some(())?;
-    let mut vxlan = Vxlan { port: 0, external: false };
+    let mut vxlan = Vxlan {
+        port: 0,
+        external: false,
+    };
     let data = infos.iter().find_map(|info| match info {
         LinkInfo::Data(InfoData::Vxlan(data)) => Some(data),
         _ => None,

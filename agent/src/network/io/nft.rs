@@ -15,11 +15,17 @@ const DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 pub enum NftError {
     #[error("run nft to {operation}: {source}")]
-    Run { operation: &'static str, source: io::Error },
+    Run {
+        operation: &'static str,
+        source: io::Error,
+    },
     #[error("nft did not {operation} within {} s", DEADLINE.as_secs())]
     TimedOut { operation: &'static str },
     #[error("nft refused to {operation}: {message}")]
-    Refused { operation: &'static str, message: String },
+    Refused {
+        operation: &'static str,
+        message: String,
+    },
 }
 
 /// Replaces the table in one transaction.
@@ -35,7 +41,13 @@ pub async fn apply(script: &str) -> Result<(), NftError> {
 /// # Errors
 /// When nft is not there.
 pub async fn exists() -> Result<bool, NftError> {
-    match run("look for table skep", &["list", "chain", "inet", TABLE, "postrouting"], "").await {
+    match run(
+        "look for table skep",
+        &["list", "chain", "inet", TABLE, "postrouting"],
+        "",
+    )
+    .await
+    {
         Ok(()) => Ok(true),
         Err(NftError::Refused { .. }) => Ok(false),
         Err(error) => Err(error),
@@ -68,7 +80,10 @@ async fn run(operation: &'static str, arguments: &[&str], input: &str) -> Result
         }
         child.wait_with_output().await
     };
-    let output = timeout(DEADLINE, work).await.map_err(|_| NftError::TimedOut { operation })?.map_err(run_error)?;
+    let output = timeout(DEADLINE, work)
+        .await
+        .map_err(|_| NftError::TimedOut { operation })?
+        .map_err(run_error)?;
     if output.status.success() {
         return Ok(());
     }

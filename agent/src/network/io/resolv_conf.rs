@@ -21,7 +21,11 @@ pub struct ResolvConfError {
 /// # Errors
 /// When a file is there and cannot be read.
 pub fn upstreams() -> Result<Vec<SocketAddr>, ResolvConfError> {
-    let path = if Path::new(SYSTEMD_PATH).exists() { SYSTEMD_PATH } else { PATH };
+    let path = if Path::new(SYSTEMD_PATH).exists() {
+        SYSTEMD_PATH
+    } else {
+        PATH
+    };
     match fs::read_to_string(path) {
         Ok(text) => Ok(skep_dns::core::upstreams::upstreams(&text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -7,7 +7,11 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
     #[error("write {value} to {path}: {source}")]
-    Write { path: PathBuf, value: &'static str, source: io::Error },
+    Write {
+        path: PathBuf,
+        value: &'static str,
+        source: io::Error,
+    },
     #[error("read {path}: {source}")]
     Read { path: PathBuf, source: io::Error },
 }
@@ -22,7 +26,9 @@ pub fn container_facing(interface: &str) -> Result<(), SysctlError> {
     write_ipv4(interface, "rp_filter", "2")?;
     write_ipv4(interface, "send_redirects", "0")?;
     write_ipv4(interface, "forwarding", "1")?;
-    let ipv6 = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
+    let ipv6 = Path::new("/proc/sys/net/ipv6/conf")
+        .join(interface)
+        .join("disable_ipv6");
     if ipv6.exists() {
         write(ipv6, "1")?;
     }
@@ -58,7 +64,10 @@ pub fn forward() -> Result<(), SysctlError> {
 }
 
 fn write_ipv4(interface: &str, name: &str, value: &'static str) -> Result<(), SysctlError> {
-    write(Path::new("/proc/sys/net/ipv4/conf").join(interface).join(name), value)
+    write(
+        Path::new("/proc/sys/net/ipv4/conf").join(interface).join(name),
+        value,
+    )
 }
 
 fn write(path: PathBuf, value: &'static str) -> Result<(), SysctlError> {

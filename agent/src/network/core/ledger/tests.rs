@@ -21,7 +21,10 @@ fn create_endpoint(network: &str, endpoint: &str, address: &str) -> wire::Create
     wire::CreateEndpoint {
         network_id: network.to_string(),
         endpoint_id: endpoint.to_string(),
-        interface: Some(wire::Interface { address: address.to_string(), ..Default::default() }),
+        interface: Some(wire::Interface {
+            address: address.to_string(),
+            ..Default::default()
+        }),
     }
 }
 
@@ -58,8 +61,12 @@ fn items() -> Items {
 
 fn ledger() -> DriverLedger {
     let mut ledger = DriverLedger::default();
-    ledger.create_network(&create_network("n1", "4097", false)).unwrap();
-    ledger.create_network(&create_network("n2", "4098", true)).unwrap();
+    ledger
+        .create_network(&create_network("n1", "4097", false))
+        .unwrap();
+    ledger
+        .create_network(&create_network("n2", "4098", true))
+        .unwrap();
     ledger
 }
 
@@ -67,7 +74,10 @@ fn ledger() -> DriverLedger {
 fn only_twins_become_networks() {
     let mut request = create_network("n1", "4097", false);
     request.options = None;
-    assert_eq!(DriverLedger::default().create_network(&request), Err(Refusal::NotATwin));
+    assert_eq!(
+        DriverLedger::default().create_network(&request),
+        Err(Refusal::NotATwin)
+    );
     let refused = DriverLedger::default().create_network(&create_network("n1", "x", false));
     assert!(matches!(refused, Err(Refusal::BadOption { what: "VNI", .. })));
 }
@@ -75,13 +85,20 @@ fn only_twins_become_networks() {
 #[test]
 fn only_assigned_addresses_become_endpoints() {
     let mut ledger = ledger();
-    let created = ledger.create_endpoint(&items(), &create_endpoint("n1", "e1", "10.0.1.3/24")).unwrap();
+    let created = ledger
+        .create_endpoint(&items(), &create_endpoint("n1", "e1", "10.0.1.3/24"))
+        .unwrap();
     assert_eq!(created.interface.mac_address, "02:42:0a:00:01:03");
     assert_eq!(created.interface.address, "");
-    ledger.create_endpoint(&items(), &create_endpoint("n1", "e2", "10.0.1.9/24")).unwrap();
+    ledger
+        .create_endpoint(&items(), &create_endpoint("n1", "e2", "10.0.1.9/24"))
+        .unwrap();
     for (network, address) in [("n1", "10.0.1.77/24"), ("n2", "10.0.1.3/24"), ("n1", "")] {
         let refused = ledger.create_endpoint(&items(), &create_endpoint(network, "e3", address));
-        assert!(matches!(refused, Err(Refusal::NotAssigned { .. })), "{network} {address}: {refused:?}");
+        assert!(
+            matches!(refused, Err(Refusal::NotAssigned { .. })),
+            "{network} {address}: {refused:?}"
+        );
     }
     let refused = ledger.create_endpoint(&items(), &create_endpoint("n9", "e3", "10.0.1.3/24"));
     assert_eq!(refused, Err(Refusal::UnknownNetwork("n9".to_string())));
@@ -90,11 +107,16 @@ fn only_assigned_addresses_become_endpoints() {
 #[test]
 fn an_address_in_use_is_refused_and_a_left_one_given_again() {
     let mut ledger = ledger();
-    ledger.create_endpoint(&items(), &create_endpoint("n1", "e1", "10.0.1.3/24")).unwrap();
+    ledger
+        .create_endpoint(&items(), &create_endpoint("n1", "e1", "10.0.1.3/24"))
+        .unwrap();
     ledger.join(&join("n1", "e1", "/s1"), RESOLVER).unwrap();
     ledger.plugged("e1", 7);
     let again = create_endpoint("n1", "e2", "10.0.1.3/24");
-    assert!(matches!(ledger.create_endpoint(&items(), &again), Err(Refusal::InUse { .. })));
+    assert!(matches!(
+        ledger.create_endpoint(&items(), &again),
+        Err(Refusal::InUse { .. })
+    ));
     assert!(ledger.prune(|_, index| index != 7));
     ledger.create_endpoint(&items(), &again).unwrap();
     assert!(!ledger.endpoints.contains_key("e1"));
@@ -103,9 +125,15 @@ fn an_address_in_use_is_refused_and_a_left_one_given_again() {
 #[test]
 fn endpoints_of_a_container_share_its_number_and_one_resolver_route() {
     let mut ledger = ledger();
-    ledger.create_endpoint(&items(), &create_endpoint("n1", "e1", "10.0.1.3/24")).unwrap();
-    ledger.create_endpoint(&items(), &create_endpoint("n2", "e2", "10.0.1.4/24")).unwrap();
-    ledger.create_endpoint(&items(), &create_endpoint("n1", "e3", "10.0.1.9/24")).unwrap();
+    ledger
+        .create_endpoint(&items(), &create_endpoint("n1", "e1", "10.0.1.3/24"))
+        .unwrap();
+    ledger
+        .create_endpoint(&items(), &create_endpoint("n2", "e2", "10.0.1.4/24"))
+        .unwrap();
+    ledger
+        .create_endpoint(&items(), &create_endpoint("n1", "e3", "10.0.1.9/24"))
+        .unwrap();
     let first = ledger.join(&join("n1", "e1", "/s1"), RESOLVER).unwrap();
     let second = ledger.join(&join("n2", "e2", "/s1"), RESOLVER).unwrap();
     ledger.join(&join("n1", "e3", "/s2"), RESOLVER).unwrap();
@@ -127,7 +155,9 @@ fn endpoints_of_a_container_share_its_number_and_one_resolver_route() {
 fn names_of_interfaces_fit() {
     let mut ledger = ledger();
     let id = "f".repeat(64);
-    ledger.create_endpoint(&items(), &create_endpoint("n1", &id, "10.0.1.3/24")).unwrap();
+    ledger
+        .create_endpoint(&items(), &create_endpoint("n1", &id, "10.0.1.3/24"))
+        .unwrap();
     let plan = ledger.join(&join("n1", &id, "/s1"), RESOLVER).unwrap();
     // IFNAMSIZ is 16 with the NUL.
     assert!(plan.host_name.len() < 16 && plan.container_name.len() < 16);
@@ -137,7 +167,9 @@ fn names_of_interfaces_fit() {
 #[test]
 fn what_is_left_or_deleted_is_forgotten() {
     let mut ledger = ledger();
-    ledger.create_endpoint(&items(), &create_endpoint("n1", "e1", "10.0.1.3/24")).unwrap();
+    ledger
+        .create_endpoint(&items(), &create_endpoint("n1", "e1", "10.0.1.3/24"))
+        .unwrap();
     let plan = ledger.join(&join("n1", "e1", "/s1"), RESOLVER).unwrap();
     ledger.plugged("e1", 7);
     assert_eq!(ledger.leave("e1"), Some(plan.host_name));

@@ -10,7 +10,10 @@ use skep_ebpf_loader::Protocol;
 const SELF: u32 = 1;
 
 fn items(kinds: Vec<ItemKind>) -> Items {
-    kinds.into_iter().map(|kind| (item_key(&kind), Item { kind: Some(kind) })).collect()
+    kinds
+        .into_iter()
+        .map(|kind| (item_key(&kind), Item { kind: Some(kind) }))
+        .collect()
 }
 
 fn network() -> ItemKind {
@@ -74,7 +77,11 @@ fn published(port: u32) -> ItemKind {
             target_port: 80,
             ..Default::default()
         }],
-        rows: RowsSpec { seed: 7, rows_log2: 12, algorithm: 1 },
+        rows: RowsSpec {
+            seed: 7,
+            rows_log2: 12,
+            algorithm: 1,
+        },
         tasks: vec![task("t1", 2), task("t2", 3)],
         ingress_vni: 4096,
     })
@@ -105,13 +112,15 @@ fn with<T>(
     then: impl FnOnce(&Inputs<'_>) -> T,
 ) -> T {
     let alive = dead.iter().map(|&node| (node, false)).collect();
-    let locals = locals.iter().map(|local| (local.ifindex.to_string(), local.clone())).collect();
+    let locals = locals
+        .iter()
+        .map(|local| (local.ifindex.to_string(), local.clone()))
+        .collect();
     then(&Inputs {
         items,
         alive: &alive,
         locals: &locals,
-        uplinks: &[2],
-        own_addresses: &[IpAddr::from([192, 0, 2, 1])],
+        uplinks: &[],
         held,
         self_index: SELF,
         mtu: 1450,
@@ -132,7 +141,14 @@ fn task_hash_is_golden() {
 #[test]
 fn a_vip_without_tasks_stands_in_the_tables() {
     let built = build_with(&items(vec![network(), service()]), &[], &[]);
-    assert_eq!(built.tables.services, [ServiceEntry { vni: 4097, vip: address(2), backends: Vec::new() }]);
+    assert_eq!(
+        built.tables.services,
+        [ServiceEntry {
+            vni: 4097,
+            vip: address(2),
+            backends: Vec::new()
+        }]
+    );
     assert!(built.problems.is_empty());
 }
 
@@ -153,16 +169,32 @@ fn backends_run_and_answer() {
     // 10.0.1.4 is this node's, but not plugged in; 10.0.1.6 drains; node 3 is missed.
     let built = build_with(&all, &[3], &[local(3, 30)]);
     assert_eq!(built.tables.services[0].backends, [address(3), address(5)]);
-    let nodes: BTreeMap<u32, bool> = built.tables.nodes.iter().map(|node| (node.index, node.alive)).collect();
+    let nodes: BTreeMap<u32, bool> = built
+        .tables
+        .nodes
+        .iter()
+        .map(|node| (node.index, node.alive))
+        .collect();
     assert_eq!(nodes, BTreeMap::from([(1, true), (2, true), (3, false)]));
     // Withdrawn ones stay reachable for the flows they have.
-    let reachable: Vec<IpAddr> = built.tables.endpoints.iter().map(|endpoint| endpoint.address).collect();
+    let reachable: Vec<IpAddr> = built
+        .tables
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.address)
+        .collect();
     assert_eq!(reachable, [3, 5, 6, 7].map(address));
 }
 
 #[test]
 fn names_follow_the_same_rule_as_backends() {
-    let all = items(vec![network(), service(), endpoint(3, 1, false), endpoint(5, 2, false), endpoint(7, 3, false)]);
+    let all = items(vec![
+        network(),
+        service(),
+        endpoint(3, 1, false),
+        endpoint(5, 2, false),
+        endpoint(7, 3, false),
+    ]);
     let seen = with(&all, &[3], &[local(3, 30)], &BTreeSet::new(), visible);
     let draining: Vec<bool> = endpoints(&seen).map(|endpoint| endpoint.draining).collect();
     assert_eq!(draining, [false, false, true]);
@@ -171,8 +203,16 @@ fn names_follow_the_same_rule_as_backends() {
 #[test]
 fn local_endpoints_stand_before_any_manager_knows() {
     let built = build_with(&items(vec![network()]), &[], &[local(9, 31)]);
-    let plugged = LocalEndpoint { ifindex: 31, container: 31 };
-    let expected = EndpointEntry { vni: 4097, address: address(9), node: SELF, local: Some(plugged) };
+    let plugged = LocalEndpoint {
+        ifindex: 31,
+        container: 31,
+    };
+    let expected = EndpointEntry {
+        vni: 4097,
+        address: address(9),
+        node: SELF,
+        local: Some(plugged),
+    };
     assert_eq!(built.tables.endpoints, [expected]);
 }
 
@@ -180,16 +220,33 @@ fn local_endpoints_stand_before_any_manager_knows() {
 fn published_ports_keep_dead_and_draining_tasks_in_their_rows() {
     let built = build_with(&items(vec![published(8080)]), &[2], &[]);
     let entry = &built.tables.published[0];
-    assert_eq!((entry.published_port, entry.target_port, entry.protocol), (8080, 80, Protocol::Tcp));
-    let tasks: Vec<(u32, bool)> = entry.tasks.iter().map(|task| (task.node, task.draining)).collect();
+    assert_eq!(
+        (entry.published_port, entry.target_port, entry.protocol),
+        (8080, 80, Protocol::Tcp)
+    );
+    let tasks: Vec<(u32, bool)> = entry
+        .tasks
+        .iter()
+        .map(|task| (task.node, task.draining))
+        .collect();
     assert_eq!(tasks, [(2, false), (3, true)]);
 }
 
 #[test]
 fn a_held_port_is_left_out() {
-    let port = |number| BTreeSet::from([Port { protocol: Protocol::Tcp, number }]);
+    let port = |number| {
+        BTreeSet::from([Port {
+            protocol: Protocol::Tcp,
+            number,
+        }])
+    };
     let all = items(vec![published(8080)]);
-    assert!(with(&all, &[], &[], &port(8080), build).tables.published.is_empty());
+    assert!(
+        with(&all, &[], &[], &port(8080), build)
+            .tables
+            .published
+            .is_empty()
+    );
     assert_eq!(with(&all, &[], &[], &port(80), build).tables.published.len(), 1);
 }
 

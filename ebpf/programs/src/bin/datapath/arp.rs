@@ -5,7 +5,7 @@ use skep_ebpf_programs::answer::arp_reply;
 use skep_ebpf_programs::packet::Packet;
 use skep_ebpf_programs::parse;
 
-use crate::maps::{ENDPOINTS, NETWORKS, SOURCES, mesh_address_be};
+use crate::maps::{ENDPOINTS, NETWORKS, SOURCES, mesh_address_be, resolver_be};
 use crate::send::{endpoint_key, into_peer, out_of};
 use crate::skb::Skb;
 use crate::verdict::{Code, drop};
@@ -34,7 +34,8 @@ pub fn from_container(skb: &mut Skb, work: &mut Work) -> Code {
         return drop(DropReason::ArpUnknown);
     }
     // SAFETY: plain numbers.
-    let known = unsafe { ENDPOINTS.get(endpoint_key(network, arp.target_be)) }.is_some()
+    let known = arp.target_be == resolver_be()
+        || unsafe { ENDPOINTS.get(endpoint_key(network, arp.target_be)) }.is_some()
         || unsafe { NETWORKS.get(network) }.is_some_and(|n| n.gateway == Address::v4(arp.target_be));
     if !known {
         return drop(DropReason::ArpUnknown);
