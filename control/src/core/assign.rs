@@ -112,6 +112,13 @@ fn in_tables(state: &ClusterState, task: &Task) -> Option<bool> {
     (runs && (!draining || task.withdrawn_at != 0)).then_some(draining)
 }
 
+/// A task on its way to run is in no name and no VIP, but its address has to be known: other nodes would take the first
+/// packets of its process for forged ones.
+fn starts(state: &ClusterState, task: &Task) -> bool {
+    let on_its_way = (TaskState::Assigned as i32..TaskState::Running as i32).contains(&task.status.state);
+    on_its_way && is_wanted(task) && state.may_run(&task.node_id)
+}
+
 fn published(state: &ClusterState) -> Vec<PublishedItem> {
     let Some(ingress) = state.ingress() else {
         return Vec::new();
@@ -206,7 +213,8 @@ fn endpoints(state: &ClusterState, hosted: &BTreeMap<&str, &Network>) -> Vec<End
     let is_shown = |id: &str| hosted.get(id).is_some_and(|n| !n.spec.ingress);
     let mut items = Vec::new();
     for task in state.tasks.values() {
-        let Some(draining) = in_tables(state, task) else { continue };
+        let withdrawn = in_tables(state, task).or_else(|| starts(state, task).then_some(true));
+        let Some(draining) = withdrawn else { continue };
         for network in task.networks.iter().filter(|n| is_shown(&n.network_id)) {
             let Some(address) = network.addresses.first() else { continue };
             let short_id = task.status.container.as_ref().and_then(|c| c.container_id.get(..12));
