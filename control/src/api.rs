@@ -121,7 +121,7 @@ async fn handle(api: Arc<Api>, request: Request<Incoming>) -> Result<Response<Bo
             error_answer(&error)
         }
     };
-    let version = system::advertised_now(&api).await.to_string();
+    let version = system::advertised_now(&api).to_string();
     let headers = response.headers_mut();
     if let Ok(version) = HeaderValue::from_str(&version) {
         headers.insert("Api-Version", version);

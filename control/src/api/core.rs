@@ -5,6 +5,7 @@ pub mod container;
 pub mod filter;
 pub mod find;
 pub mod image;
+pub mod log;
 pub mod names;
 pub mod query;
 pub mod shape;

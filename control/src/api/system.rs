@@ -9,13 +9,21 @@ use super::answer::{Answer, empty_body, full_body, json as json_answer, ok};
 use super::core::version::{ApiVersion, OLDEST, advertised};
 use crate::daemon::Membership;
 
-/// What `/_ping` and `/version` say now.
-pub async fn advertised_now(api: &Api) -> ApiVersion {
-    advertised(api.engine.range().await.ok().map(|range| range.newest))
+/// What `/_ping` and `/version` say, and every answer's `Api-Version`. Does not wait for the Engine.
+pub fn advertised_now(api: &Api) -> ApiVersion {
+    advertised(api.engine.last_range().map(|range| range.newest))
+}
+
+/// Asks the Engine for its versions if that was long ago; while it is down the last answer counts.
+async fn refresh(api: &Api) {
+    if let Err(error) = api.engine.range().await {
+        tracing::debug!(%error, "asking the Engine for its version");
+    }
 }
 
 /// Answers even while the Engine is down: swarm paths work then, and clients only ask for the version here.
 pub async fn ping(api: &Api, method: &Method) -> Answer {
+    refresh(api).await;
     let mut response = Response::new(if method == Method::HEAD {
         empty_body()
     } else {
@@ -52,7 +60,8 @@ fn swarm_header(membership: &Membership) -> &'static str {
 }
 
 pub async fn version(api: &Api) -> Answer {
-    let api_version = advertised_now(api).await.to_string();
+    refresh(api).await;
+    let api_version = advertised_now(api).to_string();
     let skep =
         json!({"Name": "Skep", "Version": env!("CARGO_PKG_VERSION"), "Details": {"ApiVersion": api_version}});
     let mut version = match api.engine.get("/version").await {

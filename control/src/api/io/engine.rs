@@ -2,6 +2,7 @@
 //! would hold pooled ones anyway, and a restarted Engine is noticed at once.
 
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
-use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::api::answer::{Body, BoxError, empty_body, full_body};
@@ -22,6 +22,8 @@ use crate::api::core::version::ApiVersion;
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// How long the Engine may take to answer a question of ours (passed-on requests have no deadline: their clients have).
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the Engine may take to say its version: others wait for that.
+const VERSION_DEADLINE: Duration = Duration::from_secs(2);
 /// After this an Engine is asked for its version again: it may have been upgraded.
 const VERSION_AGE: Duration = Duration::from_secs(30);
 /// Bytes of an answer that is read whole.
@@ -40,8 +42,8 @@ pub enum EngineError {
         path: String,
         source: hyper::http::Error,
     },
-    #[error("the Docker Engine of this node did not answer {path} within {} s", ANSWER_DEADLINE.as_secs())]
-    Deadline { path: String },
+    #[error("the Docker Engine of this node did not answer {path} within {seconds} s")]
+    Deadline { path: String, seconds: u64 },
     #[error("reading the answer of the Docker Engine of this node to {path}: {source}")]
     Read { path: String, source: BoxError },
     #[error("the answer of the Docker Engine of this node to {path} is not JSON: {source}")]
@@ -55,17 +57,24 @@ pub struct EngineRange {
     pub newest: ApiVersion,
 }
 
+#[derive(Clone, Copy, Default)]
+struct Known {
+    /// When the Engine was last asked; none after it could not be reached.
+    asked: Option<Instant>,
+    /// Its last answer.
+    range: Option<EngineRange>,
+}
+
 pub struct Engine {
     socket: PathBuf,
-    /// When it was asked, and its answer. Cleared when it cannot be reached.
-    range: Mutex<Option<(Instant, EngineRange)>>,
+    known: Mutex<Known>,
 }
 
 impl Engine {
     pub fn new(socket: PathBuf) -> Engine {
         Engine {
             socket,
-            range: Mutex::new(None),
+            known: Mutex::new(Known::default()),
         }
     }
 
@@ -88,7 +97,7 @@ impl Engine {
         match timeout(CONNECT_DEADLINE, UnixStream::connect(&self.socket)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => {
-                *self.range.lock().await = None;
+                self.set(|known| known.asked = None);
                 Err(EngineError::Connect { socket, source })
             }
             Err(_) => Err(EngineError::ConnectDeadline { socket }),
@@ -124,6 +133,7 @@ impl Engine {
             .await
             .map_err(|_| EngineError::Deadline {
                 path: path.to_string(),
+                seconds: ANSWER_DEADLINE.as_secs(),
             })?
     }
 
@@ -137,20 +147,43 @@ impl Engine {
         Ok((status, value))
     }
 
-    /// The versions that the Engine speaks, as last asked.
+    /// The versions that the Engine spoke when it was last asked. Never waits.
+    pub fn last_range(&self) -> Option<EngineRange> {
+        self.known().range
+    }
+
+    fn known(&self) -> Known {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.known.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The versions that the Engine speaks; asks it when the last answer is old.
     pub async fn range(&self) -> Result<EngineRange, EngineError> {
-        if let Some((asked, range)) = *self.range.lock().await
+        let Known { asked, range } = self.known();
+        if let (Some(asked), Some(range)) = (asked, range)
             && asked.elapsed() < VERSION_AGE
         {
             return Ok(range);
         }
-        let (_, version) = self.get("/version").await?;
+        let answer = timeout(VERSION_DEADLINE, self.get("/version")).await;
+        let (_, version) = answer.map_err(|_| EngineError::Deadline {
+            path: "/version".to_string(),
+            seconds: VERSION_DEADLINE.as_secs(),
+        })??;
         let read = |key: &str| version[key].as_str().and_then(ApiVersion::parse);
         // An Engine without these fields would be older than any that runs.
         let newest = read("ApiVersion").unwrap_or(ApiVersion { major: 1, minor: 24 });
         let oldest = read("MinAPIVersion").unwrap_or(newest);
         let range = EngineRange { oldest, newest };
-        *self.range.lock().await = Some((Instant::now(), range));
+        self.set(|known| {
+            *known = Known {
+                asked: Some(Instant::now()),
+                range: Some(range),
+            }
+        });
         Ok(range)
     }
 }

@@ -307,3 +307,37 @@ async fn events_of_both_are_merged() {
     assert_eq!(event["scope"], "swarm");
     assert_eq!(event["Action"], "create");
 }
+
+#[tokio::test]
+async fn logs_are_framed_as_swarm_does() {
+    let served = manager().await;
+    let spec = json!({"Name": "web", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}});
+    let id = served.service(spec).await;
+    let (status, answer) = served.call("GET", "/services/web/logs", None).await;
+    assert_eq!(status, 400);
+    assert_eq!(
+        answer["message"],
+        "must specify at least one of 'stdout' or 'stderr'"
+    );
+    let request = Request::get("/v1.44/services/web/logs?stdout=1&details=1&tail=all")
+        .header("Host", "docker")
+        .body(empty_body())
+        .unwrap();
+    let response = served.client.send(request).await.unwrap();
+    assert_eq!(
+        response.headers()["Content-Type"],
+        "application/vnd.docker.multiplexed-stream"
+    );
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let text = String::from_utf8_lossy(&bytes[8..]).into_owned();
+    let expected = format!(
+        "com.docker.swarm.node.id=node1aaaaaaaaaaaaaaaaaaaa,com.docker.swarm.service.id={id},com.docker.swarm.task.id="
+    );
+    assert!(text.starts_with(&expected), "{text}");
+    assert!(text.ends_with(" hello\n"), "{text}");
+    let asked = served.engine.asked();
+    assert!(
+        asked.iter().any(|line| line.contains("/logs?stdout=1&tail=all")),
+        "{asked:?}"
+    );
+}
