@@ -15,5 +15,6 @@ pub mod core;
 pub mod daemon;
 pub mod manager;
 pub mod model;
+pub mod raft;
 pub mod rpc;
 pub mod run;

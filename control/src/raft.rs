@@ -1,0 +1,12 @@
+//! The replicated log: the only module that knows openraft. Store, state machine, network, elections.
+//!
+//! In reading order: [`types`] (what openraft is instantiated with), [`record`] (our bytes for its types),
+//! [`seal`] (records at rest), [`log`] (log and vote in redb), [`machine`] (the state and its snapshots),
+//! [`network`] (RPCs to peers), [`elect`] (pre-vote).
+
+pub mod fold;
+pub mod log;
+pub mod machine;
+pub mod record;
+pub mod seal;
+pub mod types;
