@@ -2,11 +2,14 @@
 //!
 //! In reading order: [`types`] (what openraft is instantiated with), [`record`] (our bytes for its types),
 //! [`seal`] (records at rest), [`log`] (log and vote in redb), [`machine`] (the state and its snapshots),
-//! [`network`] (RPCs to peers), [`elect`] (pre-vote).
+//! [`network`] (RPCs to peers), [`group`] (this member), [`elect`] (pre-vote).
 
+pub mod elect;
 pub mod fold;
+pub mod group;
 pub mod log;
 pub mod machine;
+pub mod network;
 pub mod record;
 pub mod seal;
 pub mod types;
