@@ -13,6 +13,7 @@ pub mod api;
 pub mod ca;
 pub mod core;
 pub mod daemon;
+pub mod leader;
 pub mod manager;
 pub mod model;
 pub mod raft;

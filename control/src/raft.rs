@@ -5,7 +5,6 @@
 //! [`network`] (RPCs to peers), [`group`] (this member), [`elect`] (pre-vote).
 
 pub mod elect;
-pub mod fold;
 pub mod group;
 pub mod log;
 pub mod machine;

@@ -1,10 +1,13 @@
 //! Node RPC: gRPC over mutual TLS on the manager's port.
 //!
 //! In reading order: [`wire`] (messages), [`tls`] (who is at the other end), [`gate`] (connections that can be
-//! closed), [`channel`] (calling), [`client`] (the node's side), [`server`] (the manager's side).
+//! closed), [`channel`] (calling), [`client`] (the node's side), [`join`] (a new node's first
+//! calls), [`server`] (the manager's side).
 
 pub mod channel;
 pub mod client;
 pub mod gate;
+pub mod join;
+pub mod server;
 pub mod tls;
 pub mod wire;

@@ -1,11 +1,32 @@
 //! Starting a manager: init of a swarm, join of one, and start after a reboot.
+//!
+//! A state directory holds `node.json` ([`Facts`]), the identity (`node.crt`, `root.crt`) and, for a manager, `raft/`.
+//! `node.json` is written last: without it the node is in no swarm.
+
+mod files;
+mod join;
+mod start;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::ca::Identity;
-use crate::manager::Manager;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ca::{AuthorityError, Identity, IdentityError, token};
+use crate::ca::authority::{Authority, NODE_LIFE, make_request};
+use crate::manager::{ControlError, Manager, Propose};
+use crate::model::id::object_id;
 use crate::model::*;
+use crate::raft::group::{Group, GroupError};
+use crate::rpc::gate::Gate;
+use crate::rpc::server::ServerError;
+
+pub use files::{clear, stored};
+pub use join::{JoinError, join};
+pub use start::start;
 
 /// What a manager is started from.
 #[derive(Clone, Debug)]
@@ -57,6 +78,19 @@ pub struct Facts {
     pub managers: Vec<String>,
 }
 
+impl Facts {
+    /// What [`start`] takes.
+    pub fn manager_config(&self, state_dir: &Path, identity: Identity) -> ManagerConfig {
+        ManagerConfig {
+            state_dir: state_dir.to_path_buf(),
+            listen: self.listen,
+            advertise: self.advertise.clone(),
+            identity,
+            raft_id: self.raft_id,
+        }
+    }
+}
+
 /// The outcome of a join. A worker runs no manager.
 pub struct Joined {
     pub identity: Identity,
@@ -70,19 +104,30 @@ pub struct Joined {
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    #[error("not built yet")]
-    NotBuilt,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum JoinError {
-    /// Swarm's text; nothing was changed.
-    #[error("invalid join token")]
-    InvalidToken,
-    #[error("remote CA does not match fingerprint. Expected: {expected}")]
-    Fingerprint { expected: String },
+    #[error("{operation} {path}")]
+    File {
+        operation: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path} does not decode")]
+    Facts { path: PathBuf, source: serde_json::Error },
+    #[error("{path} is there, but the node's certificate is not")]
+    NoIdentity { path: PathBuf },
+    #[error("this node is part of a swarm already")]
+    AlreadyMember,
     #[error(transparent)]
-    Run(#[from] RunError),
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    #[error("the certificate just made is not a node's")]
+    Certificate,
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    #[error("the first command was not committed: {0}")]
+    FirstCommand(#[source] ControlError),
 }
 
 /// A manager at work: Raft member, node RPC, and the leader's loops while it leads.
@@ -92,41 +137,99 @@ pub struct RunningManager {
     pub raft_id: u64,
     /// `host:port`.
     pub advertise: String,
+    group: Arc<Group>,
+    renewed: watch::Sender<Identity>,
+    gate: Arc<Gate>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
 }
 
-impl RunningManager {
-    /// Ends the loops, closes the connections and the store. The member stays a member of its swarm.
-    pub async fn stop(self) {}
-}
-
-/// Facts and identity of this node's swarm; `None` when it is in none. Blocking file reads.
-pub fn stored(_state_dir: &Path) -> Result<Option<(Facts, Identity)>, RunError> {
-    Err(RunError::NotBuilt)
-}
-
-/// Makes a swarm: CA, tokens, keys, a single-member Raft, and the first command.
+/// Makes a swarm: CA, tokens, keys, a single-member Raft, and the first command. On an error nothing remains of it.
 pub async fn init(
-    _state_dir: &Path,
-    _listen: SocketAddr,
-    _advertise: &str,
-    _params: InitParams,
+    state_dir: &Path,
+    listen: SocketAddr,
+    advertise: &str,
+    params: InitParams,
 ) -> Result<(RunningManager, Identity), RunError> {
-    Err(RunError::NotBuilt)
+    files::prepare(state_dir)?;
+    let now = time::OffsetDateTime::now_utc();
+    let authority = Authority::make(now)?;
+    let (cluster_id, node_id) = (object_id(rand::random()), object_id(rand::random()));
+    let (key_pem, csr_pem) = make_request()?;
+    let life = params.spec.node_cert_expiry.map_or(NODE_LIFE, time::Duration::nanoseconds);
+    let cert_pem = authority.sign(&csr_pem, &node_id, &cluster_id, Role::Manager, now, life)?;
+    let identity = Identity::from_pem(cert_pem, key_pem, authority.root_pem.clone()).ok_or(RunError::Certificate)?;
+    let config = ManagerConfig {
+        state_dir: state_dir.to_path_buf(),
+        listen,
+        advertise: advertise.to_string(),
+        identity: identity.clone(),
+        raft_id: 1,
+    };
+    let running = start::assemble(config, false).await?;
+    let found = async {
+        running.group.found(advertise).await?;
+        let command = first_command(&identity, &authority, advertise, params);
+        running.group.propose(command).await.map_err(RunError::FirstCommand)?;
+        files::store(state_dir, &identity, &running.facts(listen, vec![advertise.to_string()]))
+    };
+    match found.await {
+        Ok(()) => Ok((running, identity)),
+        Err(error) => {
+            running.stop().await;
+            files::clear(state_dir)?;
+            Err(error)
+        }
+    }
 }
 
-/// Starts the manager of a node that is one already.
-pub async fn start(_config: ManagerConfig) -> Result<RunningManager, RunError> {
-    Err(RunError::NotBuilt)
+fn first_command(identity: &Identity, authority: &Authority, advertise: &str, params: InitParams) -> Change {
+    let or = |value: u32, default: u32| if value == 0 { default } else { value };
+    let mut spec = params.spec;
+    // Swarm allows no other name.
+    spec.annotations.name = "default".to_string();
+    let cluster = Cluster {
+        id: identity.cluster_id.clone(),
+        spec,
+        default_address_pools_set: !params.default_address_pools.is_empty(),
+        default_address_pools: params.default_address_pools,
+        subnet_size: or(params.subnet_size, 24),
+        data_path_port: or(params.data_path_port, 4789),
+        root_ca_cert: authority.root_pem.clone(),
+        root_ca_key: authority.root_key_pem.clone(),
+        worker_token: token::make(&authority.root_pem, rand::random()),
+        manager_token: token::make(&authority.root_pem, rand::random()),
+        probe_key: rand::random::<[u8; 32]>().to_vec(),
+        mesh_seed: rand::random(),
+        ..Default::default()
+    };
+    let data_path_address = if params.data_path_address.is_empty() {
+        params.address.clone()
+    } else {
+        params.data_path_address
+    };
+    let node = Node {
+        id: identity.node_id.clone(),
+        spec: NodeSpec {
+            role: Role::Manager as i32,
+            availability: params.availability as i32,
+            ..Default::default()
+        },
+        manager_address: advertise.to_string(),
+        address: params.address,
+        data_path_address,
+        description: Some(params.description),
+        state: NodeState::Unknown as i32,
+        certificate: identity.cert_pem.clone(),
+        ..Default::default()
+    };
+    Change::InitCluster(InitCluster {
+        cluster,
+        node,
+        ingress_network_id: object_id(rand::random()),
+        ingress_subnet: String::new(),
+    })
 }
 
-/// Joins a swarm as worker or manager, as the token says. `remote_addrs`: `host:port` of managers.
-pub async fn join(
-    _state_dir: &Path,
-    _listen: SocketAddr,
-    _advertise: &str,
-    _remote_addrs: &[String],
-    _token: &str,
-    _params: JoinParams,
-) -> Result<Joined, JoinError> {
-    Err(RunError::NotBuilt.into())
-}
+#[cfg(test)]
+mod tests;

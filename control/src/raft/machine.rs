@@ -10,11 +10,11 @@ use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder, Snapshot};
 use prost::Message;
 use tokio::sync::watch;
 
-use super::fold::{apply, decode, encode};
 use super::record::*;
 use super::seal::{SealError, Sealer};
 use super::types::*;
 use crate::ca::identity::{IdentityError, write_private};
+use crate::core::snapshot::{SnapshotError, decode, encode};
 use crate::core::state::ClusterState;
 use crate::model::Command;
 
@@ -29,7 +29,9 @@ pub enum MachineError {
     #[error(transparent)]
     Seal(#[from] SealError),
     #[error("the snapshot does not decode")]
-    Decode(#[source] prost::DecodeError),
+    Record(#[source] prost::DecodeError),
+    #[error(transparent)]
+    State(#[from] SnapshotError),
     #[error("the command at index {index} does not decode")]
     Command { index: u64, source: prost::DecodeError },
     #[error("the task that writes the snapshot failed")]
@@ -78,7 +80,7 @@ impl Machine {
     }
 
     fn restore(&mut self, record: SnapshotRecord) -> Result<(), MachineError> {
-        let state = decode(&record.state).map_err(MachineError::Decode)?;
+        let state = decode(&record.state)?;
         let meta = SnapshotMeta::from(record.meta);
         self.state = Arc::new(state);
         self.last_applied = meta.last_log_id;
@@ -104,7 +106,7 @@ impl Machine {
             EntryPayload::Normal(proposal) => {
                 let command = Command::decode(proposal.0.as_slice())
                     .map_err(|source| MachineError::Command { index, source })?;
-                Ok(Answer::new(&apply(state, index, &command)))
+                Ok(Answer::new(&state.apply(index, &command)))
             }
         }
     }
@@ -123,7 +125,7 @@ impl SnapshotFile {
             }
         };
         let (_, plain) = self.sealer.unseal(SNAPSHOT, 0, &bytes)?;
-        SnapshotRecord::decode(plain.as_slice()).map(Some).map_err(MachineError::Decode)
+        SnapshotRecord::decode(plain.as_slice()).map(Some).map_err(MachineError::Record)
     }
 
     /// Durable when this returns; a crash before leaves the old snapshot.

@@ -124,13 +124,12 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 
 type RpcError<E = RaftError<u64>> = RPCError<u64, Member, E>;
 
-/// A member that does not answer is left alone for a while; other failures are tried again at once.
+/// A member that does not serve us is left alone for a while: a connection it refuses must not be tried in a tight loop.
+/// One that was only slow is asked again at once.
 fn rpc_error<E: std::error::Error>(status: &Status) -> RpcError<E> {
     match status.code() {
-        Code::Unavailable | Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument => {
-            RPCError::Unreachable(Unreachable::new(status))
-        }
-        _ => RPCError::Network(NetworkError::new(status)),
+        Code::DeadlineExceeded => RPCError::Network(NetworkError::new(status)),
+        _ => RPCError::Unreachable(Unreachable::new(status)),
     }
 }
 

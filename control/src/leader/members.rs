@@ -1,0 +1,202 @@
+//! The Raft membership: managers that join, leave or are gone.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::error::{ClientWriteError, RaftError};
+
+use super::Lead;
+use crate::manager::Propose;
+use crate::model::*;
+use crate::raft::types::Member;
+
+/// How long a new member may take to catch up, and a change to commit.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The texts are Swarm's where Swarm has one.
+#[derive(Debug, thiserror::Error)]
+pub enum MemberError {
+    #[error("node {0} is not a manager of this swarm")]
+    NotManager(String),
+    #[error("can't remove member from the raft: this would result in a loss of quorum")]
+    LossOfQuorum,
+    #[error("attempting to demote the last manager of the swarm")]
+    LastManager,
+    #[error("the manager at {address} cannot be reached from the leader, or did not catch up in time")]
+    NotInReach { address: String },
+    #[error("the change of the Raft membership failed: {0}")]
+    Change(String),
+    #[error("the Raft core does not run")]
+    Stopped,
+}
+
+type WriteError = RaftError<u64, ClientWriteError<u64, Member>>;
+
+/// Awaits one change. `Ok(false)`: this manager does not lead any more.
+async fn change<T>(work: impl Future<Output = Result<T, WriteError>>, late: MemberError) -> Result<bool, MemberError> {
+    match tokio::time::timeout(CHANGE_TIMEOUT, work).await {
+        Err(_) => Err(late),
+        Ok(Ok(_)) => Ok(true),
+        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))) => Ok(false),
+        Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error)))) => {
+            Err(MemberError::Change(error.to_string()))
+        }
+        Ok(Err(RaftError::Fatal(_))) => Err(MemberError::Stopped),
+    }
+}
+
+/// Whether the voters that remain without `leaving` have a majority among those in reach.
+fn keeps_quorum(voters: &BTreeSet<u64>, leaving: u64, reachable: &BTreeSet<u64>) -> bool {
+    let remaining: BTreeSet<u64> = voters.iter().copied().filter(|id| *id != leaving).collect();
+    remaining.intersection(reachable).count() > remaining.len() / 2
+}
+
+impl Lead {
+    fn voters(&self) -> BTreeSet<u64> {
+        self.group.membership().voter_ids().collect()
+    }
+
+    /// Makes a manager that the state knows a voter: it catches up as a learner first, so that it never counts in a
+    /// quorum it cannot help. On failure it is no member. `Ok(false)`: this manager does not lead.
+    pub async fn add_member(&self, node_id: &str) -> Result<bool, MemberError> {
+        if !self.group.leads() {
+            return Ok(false);
+        }
+        let node = self.group.state().borrow().nodes.get(node_id).cloned();
+        let node = node
+            .filter(|node| node.raft_id != 0 && !node.manager_address.is_empty())
+            .ok_or_else(|| MemberError::NotManager(node_id.to_string()))?;
+        let _turn = self.changes.lock().await;
+        if self.voters().contains(&node.raft_id) {
+            return Ok(true);
+        }
+        let member = Member {
+            node_id: node.id.clone(),
+            address: node.manager_address.clone(),
+        };
+        let late = || MemberError::NotInReach {
+            address: member.address.clone(),
+        };
+        let raft = self.group.raft();
+        let learned = change(raft.add_learner(node.raft_id, member.clone(), true), late()).await;
+        let added = match learned {
+            Ok(true) => {
+                let voter = ChangeMembers::AddVoterIds(BTreeSet::from([node.raft_id]));
+                change(raft.change_membership(voter, true), late()).await
+            }
+            other => other,
+        };
+        if !matches!(added, Ok(true)) {
+            tracing::warn!(node_id, "a manager could not join: taking it out again");
+            let out = ChangeMembers::RemoveNodes(BTreeSet::from([node.raft_id]));
+            if let Err(error) = change(raft.change_membership(out, true), late()).await {
+                tracing::warn!(node_id, error = &error as &dyn std::error::Error, "it stays a learner for now");
+            }
+        }
+        added
+    }
+
+    /// Takes a voter out. Refused when those that remain would have no quorum in reach.
+    pub async fn remove_member(&self, raft_id: u64) -> Result<bool, MemberError> {
+        if !self.group.leads() {
+            return Ok(false);
+        }
+        let _turn = self.changes.lock().await;
+        let voters = self.voters();
+        if !voters.contains(&raft_id) {
+            return Ok(true);
+        }
+        if voters.len() == 1 {
+            return Err(MemberError::LastManager);
+        }
+        if !keeps_quorum(&voters, raft_id, &self.group.answering()) {
+            return Err(MemberError::LossOfQuorum);
+        }
+        let out = ChangeMembers::RemoveVoters(BTreeSet::from([raft_id]));
+        change(self.group.raft().change_membership(out, false), MemberError::LossOfQuorum).await
+    }
+
+    /// A node says that it leaves the swarm: it is down, and if it is a manager no member any more.
+    pub async fn leave(&self, node_id: &str, manager: bool) -> Result<bool, MemberError> {
+        if !self.group.leads() {
+            return Ok(false);
+        }
+        let node = self.group.state().borrow().nodes.get(node_id).cloned();
+        let Some(node) = node else {
+            return Ok(true);
+        };
+        if manager && self.voters().contains(&node.raft_id) && !keeps_quorum(&self.voters(), node.raft_id, &self.group.answering()) {
+            return Err(MemberError::LossOfQuorum);
+        }
+        let report = ReportNode {
+            id: node.id.clone(),
+            state: Some(NodeState::Down as i32),
+            message: Some("the node left the swarm".to_string()),
+            ..Default::default()
+        };
+        self.dispatcher.drop_session(node_id);
+        if let Err(error) = self.group.propose(Change::ReportNode(report)).await {
+            return Err(MemberError::Change(error.to_string()));
+        }
+        if manager { self.remove_member(node.raft_id).await } else { Ok(true) }
+    }
+
+    /// What a crash or a removed node left behind: a membership half changed, members without a node.
+    async fn repair_once(&self) -> Result<bool, MemberError> {
+        let membership = self.group.membership();
+        if membership.get_joint_config().len() > 1 {
+            let _turn = self.changes.lock().await;
+            let goal = self.group.membership().get_joint_config().last().cloned().unwrap_or_default();
+            let finish = ChangeMembers::ReplaceAllVoters(goal);
+            return change(self.group.raft().change_membership(finish, false), MemberError::LossOfQuorum).await;
+        }
+        let state = self.group.state().borrow().clone();
+        if state.cluster.is_none() {
+            return Ok(true);
+        }
+        let known: BTreeSet<u64> = state.nodes.values().map(|node| node.raft_id).filter(|id| *id != 0).collect();
+        let voters: BTreeSet<u64> = membership.voter_ids().collect();
+        for (id, member) in membership.nodes() {
+            if known.contains(id) {
+                continue;
+            }
+            tracing::info!(raft_id = id, node_id = member.node_id, "taking a member out whose node is gone");
+            if voters.contains(id) {
+                self.remove_member(*id).await?;
+            } else {
+                let _turn = self.changes.lock().await;
+                let out = ChangeMembers::RemoveNodes(BTreeSet::from([*id]));
+                change(self.group.raft().change_membership(out, true), MemberError::LossOfQuorum).await?;
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Runs while this manager leads.
+pub async fn repair(lead: Arc<Lead>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if let Err(error) = lead.repair_once().await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot repair the Raft membership");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quorum_must_remain_in_reach() {
+        let voters = BTreeSet::from([1, 2, 3]);
+        assert!(keeps_quorum(&voters, 3, &BTreeSet::from([1, 2])));
+        assert!(keeps_quorum(&voters, 3, &BTreeSet::from([1, 2, 3])));
+        assert!(!keeps_quorum(&voters, 3, &BTreeSet::from([1, 3])));
+        assert!(!keeps_quorum(&BTreeSet::from([1]), 1, &BTreeSet::from([1])));
+    }
+}
