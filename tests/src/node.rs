@@ -336,7 +336,8 @@ impl Node {
         command
             .args(&arguments[1..])
             .env_remove("DOCKER_HOST")
-            .env("RUST_BACKTRACE", "1").env("RUST_LIB_BACKTRACE", "0");
+            .env("RUST_BACKTRACE", "1")
+            .env("RUST_LIB_BACKTRACE", "0");
         command.env(
             "RUST_LOG",
             std::env::var("SKEP_LOG").unwrap_or_else(|_| "info".to_string()),

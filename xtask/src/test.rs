@@ -98,7 +98,14 @@ fn unit() -> Result<()> {
 
 fn cluster(release: bool) -> Result<()> {
     let binary = build_agent(release)?;
-    let mut command = test_command(&["--package", "skep-tests", "--test", "harness", "--test", "cluster"]);
+    let mut command = test_command(&[
+        "--package",
+        "skep-tests",
+        "--test",
+        "harness",
+        "--test",
+        "cluster",
+    ]);
     step::loud("cluster tests", command.env("SKEP_BINARY", binary))
 }
 
