@@ -82,7 +82,7 @@ async fn list(api: &Api, call: Call, query: &Query) -> Answer {
     let ours = twins
         .overlays()
         .filter(|overlay| chosen(overlay, &filters, &used));
-    networks.extend(ours.map(|overlay| overlay.inspect(Some(&json!({})))));
+    networks.extend(ours.map(|overlay| overlay.inspect(None)));
     ok(&networks)
 }
 

@@ -7,6 +7,7 @@ use hyper::{Request, StatusCode};
 use serde_json::Value;
 
 use super::answer::{Answer, bad_request, fail, not_built, ok};
+use super::core::find::FindError;
 use super::core::query::{Query, decode};
 use super::core::version;
 use super::pass::{Call, pass};
@@ -80,8 +81,10 @@ async fn swarm_path(api: &Arc<Api>, method: &str, segments: &[&str], call: Call,
         ("GET", ["tasks", id]) => tasks::inspect(api, id).await,
         ("GET", ["tasks", id, "logs"]) => logs::task(api, id, call.version, query).await,
         ("GET", ["secrets" | "configs"]) => none_stored(api, query),
-        (_, ["secrets", ..]) => Err(not_built("a secret")),
-        (_, ["configs", ..]) => Err(not_built("a config")),
+        ("POST", ["secrets", "create"]) => Err(not_built("a secret")),
+        ("POST", ["configs", "create"]) => Err(not_built("a config")),
+        (_, ["secrets", id, ..]) => none_found(api, "secret", id),
+        (_, ["configs", id, ..]) => none_found(api, "config", id),
         _ => Err(fail(StatusCode::NOT_FOUND, "page not found")),
     }
 }
@@ -91,4 +94,13 @@ fn none_stored(api: &Api, query: &Query) -> Answer {
     super::answer::manager(api.daemon.membership())?;
     super::answer::filters(query, &["id", "name", "names", "label"])?;
     ok(&Vec::<Value>::new())
+}
+
+fn none_found(api: &Api, kind: &'static str, reference: &str) -> Answer {
+    super::answer::manager(api.daemon.membership())?;
+    Err(FindError::None {
+        kind,
+        reference: reference.to_string(),
+    }
+    .into())
 }

@@ -113,6 +113,8 @@ pub async fn remove(api: &Api, reference: &str) -> Answer {
 
 /// The spec as it is proposed: everything in it is built, and its networks stand in it by id. Apply checks the rest.
 async fn checked(manager: &Manager, spec: ServiceSpec) -> Result<model::ServiceSpec, ApiError> {
+    spec.check_mode()
+        .map_err(|error| bad_request(error.to_string()))?;
     if let Some(feature) = spec.not_built() {
         return Err(not_built(feature));
     }

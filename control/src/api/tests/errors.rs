@@ -108,7 +108,7 @@ async fn bad_requests_are_refused_in_swarms_words() {
         ("POST", "/services/create", with("/TaskTemplate/ContainerSpec/Image", json!("")), 400, format!("{invalid}ContainerSpec: image reference must be provided")),
         ("POST", "/services/create", with("/TaskTemplate/Networks", json!([{"Target": "none-such"}])), 404, "network none-such not found".to_string()),
         ("POST", "/services/create", with("/TaskTemplate/Networks", json!([{"Target": "ingress"}])), 400, format!("{invalid}Service cannot be explicitly attached to the ingress network \"ingress\"")),
-        ("POST", "/services/create", with("/Mode/Global", json!({})), 501, "global mode is not supported by Skep yet".to_string()),
+        ("POST", "/services/create", with("/Mode", json!({"Global": {}})), 501, "global mode is not supported by Skep yet".to_string()),
         ("POST", "/services/create", with("/TaskTemplate/ContainerSpec/Healthcheck", json!({"Test": ["CMD", "x"]})), 501, "a health check in a service is not supported by Skep yet".to_string()),
         ("POST", "/services/create", with("/TaskTemplate/ContainerSpec/Secrets", json!([{"SecretName": "x"}])), 501, "a secret in a service is not supported by Skep yet".to_string()),
         ("POST", "/services/create", with("/UpdateConfig", json!({"Parallelism": 2})), 501, "an update or rollback option (parallelism, delay, order, monitor, failure action or ratio) is not supported by Skep yet".to_string()),
@@ -122,6 +122,8 @@ async fn bad_requests_are_refused_in_swarms_words() {
         ("POST", "/secrets/create", json!({"Name": "s"}), 501, "a secret is not supported by Skep yet".to_string()),
         ("POST", "/swarm/init", json!({"ListenAddr": "0.0.0.0:2377"}), 503, "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.".to_string()),
         ("GET", "/swarm/unlockkey", Value::Null, 501, "locking managers (autolock) is not supported by Skep yet".to_string()),
+        ("GET", "/secrets/s", Value::Null, 404, "secret s not found".to_string()),
+        ("POST", "/services/create", with("/Mode/Global", json!({})), 400, "must specify only one service mode".to_string()),
         ("GET", "/swarm/none", Value::Null, 404, "page not found".to_string()),
     ];
     let before = served.swarm.state().services.len();

@@ -21,17 +21,24 @@ fn word(field: &'static str, value: String, default: &str, allowed: &[&str]) -> 
 }
 
 impl ServiceSpec {
-    pub fn into_model(self) -> Result<model::ServiceSpec, SpecError> {
+    /// Refuses a spec of several modes.
+    pub fn check_mode(&self) -> Result<(), SpecError> {
         let mode = &self.mode;
-        let modes = [
+        let given = [
+            mode.replicated.is_some(),
             mode.global.is_some(),
             mode.replicated_job.is_some(),
             mode.global_job.is_some(),
         ];
-        if modes.iter().filter(|given| **given).count() + usize::from(mode.replicated.is_some()) > 1 {
+        if given.into_iter().filter(|given| *given).count() > 1 {
             return Err(SpecError::Modes);
         }
-        let mode = if mode.global.is_some() {
+        Ok(())
+    }
+
+    pub fn into_model(self) -> Result<model::ServiceSpec, SpecError> {
+        self.check_mode()?;
+        let mode = if self.mode.global.is_some() {
             model::ServiceMode::Global(model::GlobalMode {})
         } else {
             model::ServiceMode::Replicated(model::ReplicatedMode {
