@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
@@ -16,7 +17,7 @@ use rtnetlink::{
     new_connection, new_multicast_connection,
 };
 use skep_ebpf_loader::GATEWAY_MAC;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::time::sleep;
 
 use crate::network::core::ledger::mac;
@@ -61,6 +62,9 @@ pub enum LinkError {
 #[derive(Debug, Clone)]
 pub struct Links {
     handle: Handle,
+    /// A netlink socket carries one list at a time; a second one gets EBUSY (net/netlink/af_netlink.c,
+    /// __netlink_dump_start).
+    listing: Arc<Mutex<()>>,
 }
 
 /// Indexes of the interfaces that the data plane sits on.
@@ -79,7 +83,10 @@ impl Links {
     pub fn open() -> Result<Self, LinkError> {
         let (connection, handle, _) = new_connection().map_err(LinkError::Open)?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self {
+            handle,
+            listing: Arc::default(),
+        })
     }
 
     /// Counts changes of links, IPv4 addresses and routes, until the receiver is dropped.
@@ -114,11 +121,7 @@ impl Links {
     /// When a list cannot be had.
     pub async fn snapshot(&self) -> Result<Snapshot, LinkError> {
         let mut addresses = self.addresses().await?;
-        let messages = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
-        let messages = messages.map_err(|source| LinkError::List {
-            what: "interfaces",
-            source,
-        })?;
+        let messages = self.interfaces().await?;
         let links = messages.iter().map(|message| {
             let mut link = read_link(message);
             link.addresses = addresses.remove(&link.index).unwrap_or_default();
@@ -130,7 +133,17 @@ impl Links {
         })
     }
 
+    async fn interfaces(&self) -> Result<Vec<LinkMessage>, LinkError> {
+        let _listing = self.listing.lock().await;
+        let messages = self.handle.link().get().execute().try_collect().await;
+        messages.map_err(|source| LinkError::List {
+            what: "interfaces",
+            source,
+        })
+    }
+
     async fn addresses(&self) -> Result<BTreeMap<u32, Vec<IpAddr>>, LinkError> {
+        let listing = self.listing.lock().await;
         let messages = self
             .handle
             .address()
@@ -138,6 +151,7 @@ impl Links {
             .execute()
             .try_collect::<Vec<_>>()
             .await;
+        drop(listing);
         let messages = messages.map_err(|source| LinkError::List {
             what: "addresses",
             source,
@@ -162,6 +176,7 @@ impl Links {
 
     async fn default_routes(&self) -> Result<BTreeSet<u32>, LinkError> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
+        let _listing = self.listing.lock().await;
         let messages = self
             .handle
             .route()
@@ -316,11 +331,7 @@ impl Links {
 
     async fn named(&self, name: &str) -> Result<Option<Link>, LinkError> {
         // A dump rather than a question by name: "no such device" is then no error to tell from others.
-        let messages = self.handle.link().get().execute().try_collect::<Vec<_>>().await;
-        let messages = messages.map_err(|source| LinkError::List {
-            what: "interfaces",
-            source,
-        })?;
+        let messages = self.interfaces().await?;
         Ok(messages.iter().map(read_link).find(|link| link.name == name))
     }
 
