@@ -15,8 +15,16 @@ const CONTROL: &[Rpc] = &[
     ("Propose", "ProposeRequest", "ProposeReply"),
     ("ReadIndex", "ReadIndexRequest", "ReadIndexReply"),
     ("Health", "HealthRequest", "HealthReply"),
-    ("CreateAttachment", "crate::model::CreateAttachment", "ProposeReply"),
-    ("UpdateAttachment", "crate::model::UpdateAttachment", "ProposeReply"),
+    (
+        "CreateAttachment",
+        "crate::model::CreateAttachment",
+        "ProposeReply",
+    ),
+    (
+        "UpdateAttachment",
+        "crate::model::UpdateAttachment",
+        "ProposeReply",
+    ),
 ];
 const CA: &[Rpc] = &[
     ("GetRoot", "RootRequest", "RootReply"),
@@ -43,7 +51,9 @@ fn main() {
 
 fn service(name: &str, rpcs: &[Rpc]) -> Service {
     let builder = Service::builder().name(name).package("skep.v1");
-    rpcs.iter().fold(builder, |service, rpc| service.method(method(rpc))).build()
+    rpcs.iter()
+        .fold(builder, |service, rpc| service.method(method(rpc)))
+        .build()
 }
 
 fn method((route, request, answer): &Rpc) -> Method {

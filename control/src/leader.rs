@@ -62,7 +62,11 @@ impl Lead {
         let mut leader = self.group.leader();
         loop {
             let own = self.group.raft_id();
-            if leader.wait_for(|leader| leader.as_ref().is_some_and(|l| l.raft_id == own)).await.is_err() {
+            if leader
+                .wait_for(|leader| leader.as_ref().is_some_and(|l| l.raft_id == own))
+                .await
+                .is_err()
+            {
                 return;
             }
             // The first thing a leader needs is a state that holds all that earlier leaders committed.
@@ -90,7 +94,10 @@ impl Lead {
             tokio::time::sleep(LOOK).await;
             let metrics = self.group.raft().metrics().borrow().clone();
             let quorum = metrics.millis_since_quorum_ack.map(Duration::from_millis);
-            if metrics.running_state.is_err() || !metrics.state.is_leader() || quorum.is_none_or(|q| q > LOST_QUORUM) {
+            if metrics.running_state.is_err()
+                || !metrics.state.is_leader()
+                || quorum.is_none_or(|q| q > LOST_QUORUM)
+            {
                 return;
             }
         }

@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ca::{AuthorityError, Identity, IdentityError, token};
 use crate::ca::authority::{Authority, NODE_LIFE, make_request};
+use crate::ca::{AuthorityError, Identity, IdentityError, token};
 use crate::manager::{ControlError, Manager, Propose};
 use crate::model::id::object_id;
 use crate::model::*;
@@ -111,7 +111,10 @@ pub enum RunError {
         source: std::io::Error,
     },
     #[error("{path} does not decode")]
-    Facts { path: PathBuf, source: serde_json::Error },
+    Facts {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
     #[error("{path} is there, but the node's certificate is not")]
     NoIdentity { path: PathBuf },
     #[error("this node is part of a swarm already")]
@@ -156,9 +159,13 @@ pub async fn init(
     let authority = Authority::make(now)?;
     let (cluster_id, node_id) = (object_id(rand::random()), object_id(rand::random()));
     let (key_pem, csr_pem) = make_request()?;
-    let life = params.spec.node_cert_expiry.map_or(NODE_LIFE, time::Duration::nanoseconds);
+    let life = params
+        .spec
+        .node_cert_expiry
+        .map_or(NODE_LIFE, time::Duration::nanoseconds);
     let cert_pem = authority.sign(&csr_pem, &node_id, &cluster_id, Role::Manager, now, life)?;
-    let identity = Identity::from_pem(cert_pem, key_pem, authority.root_pem.clone()).ok_or(RunError::Certificate)?;
+    let identity =
+        Identity::from_pem(cert_pem, key_pem, authority.root_pem.clone()).ok_or(RunError::Certificate)?;
     let config = ManagerConfig {
         state_dir: state_dir.to_path_buf(),
         listen,
@@ -170,8 +177,16 @@ pub async fn init(
     let found = async {
         running.group.found(advertise).await?;
         let command = first_command(&identity, &authority, advertise, params);
-        running.group.propose(command).await.map_err(RunError::FirstCommand)?;
-        files::store(state_dir, &identity, &running.facts(listen, vec![advertise.to_string()]))
+        running
+            .group
+            .propose(command)
+            .await
+            .map_err(RunError::FirstCommand)?;
+        files::store(
+            state_dir,
+            &identity,
+            &running.facts(listen, vec![advertise.to_string()]),
+        )
     };
     match found.await {
         Ok(()) => Ok((running, identity)),

@@ -104,15 +104,24 @@ impl Authority {
         params.not_after = now + life;
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, node_id);
-        params.distinguished_name.push(DnType::OrganizationalUnitName, role_name(role));
-        params.distinguished_name.push(DnType::OrganizationName, cluster_id);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationalUnitName, role_name(role));
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, cluster_id);
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::from_pem(&self.root_key_pem).map_err(AuthorityError::LoadRoot)?;
         let issuer = Issuer::from_ca_cert_pem(&self.root_pem, key).map_err(AuthorityError::LoadRoot)?;
-        let certificate = params.signed_by(&request.public_key, &issuer).map_err(sign_error)?;
+        let certificate = params
+            .signed_by(&request.public_key, &issuer)
+            .map_err(sign_error)?;
         Ok(certificate.pem())
     }
 }
@@ -122,7 +131,9 @@ pub fn make_request() -> Result<(String, String), AuthorityError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(AuthorityError::MakeRequest)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    let request = params.serialize_request(&key).map_err(AuthorityError::MakeRequest)?;
+    let request = params
+        .serialize_request(&key)
+        .map_err(AuthorityError::MakeRequest)?;
     let request_pem = request.pem().map_err(AuthorityError::MakeRequest)?;
     Ok((key.serialize_pem(), request_pem))
 }
@@ -162,13 +173,20 @@ mod tests {
         let authority = Authority::make(now).unwrap();
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let mut forged = CertificateParams::new(vec!["swarm-manager".to_string()]).unwrap();
-        forged.distinguished_name.push(DnType::OrganizationalUnitName, "swarm-manager");
+        forged
+            .distinguished_name
+            .push(DnType::OrganizationalUnitName, "swarm-manager");
         forged.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let csr = forged.serialize_request(&key).unwrap().pem().unwrap();
-        let pem = authority.sign(&csr, "node1", "cluster1", Role::Worker, now, NODE_LIFE).unwrap();
+        let pem = authority
+            .sign(&csr, "node1", "cluster1", Role::Worker, now, NODE_LIFE)
+            .unwrap();
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
         let read = names(&der).unwrap();
-        assert_eq!((read.node_id.as_str(), read.role, read.cluster_id.as_str()), ("node1", Role::Worker, "cluster1"));
+        assert_eq!(
+            (read.node_id.as_str(), read.role, read.cluster_id.as_str()),
+            ("node1", Role::Worker, "cluster1")
+        );
         assert_eq!(read.not_before, 1_800_000_000 - 3600);
         assert_eq!(read.not_after, 1_800_000_000 + 90 * 86400);
         let (_, parsed) = x509_parser::parse_x509_certificate(&der).unwrap();
@@ -182,7 +200,11 @@ mod tests {
         let now = OffsetDateTime::now_utc();
         let authority = Authority::make(now).unwrap();
         let key = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        let csr = CertificateParams::default().serialize_request(&key).unwrap().pem().unwrap();
+        let csr = CertificateParams::default()
+            .serialize_request(&key)
+            .unwrap()
+            .pem()
+            .unwrap();
         let sign = |csr: &str| authority.sign(csr, "n", "c", Role::Worker, now, NODE_LIFE);
         assert!(matches!(sign(&csr), Err(AuthorityError::KeyType)));
         assert!(matches!(sign("nonsense"), Err(AuthorityError::Request(_))));

@@ -77,7 +77,8 @@ impl Identity {
             .find("-----BEGIN PRIVATE KEY-----")
             .map(|at| bundle.split_at(at))
             .ok_or_else(|| malformed("it holds no private key"))?;
-        let root_pem = read(&directory.join(ROOT))?.ok_or_else(|| malformed("root.crt is missing beside it"))?;
+        let root_pem =
+            read(&directory.join(ROOT))?.ok_or_else(|| malformed("root.crt is missing beside it"))?;
         Identity::from_pem(cert_pem.to_string(), key_pem.to_string(), root_pem)
             .map(Some)
             .ok_or_else(|| malformed("its names are not a node's"))
@@ -160,11 +161,16 @@ mod tests {
         let now = OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
         let authority = Authority::make(now).unwrap();
         let (key, csr) = make_request().unwrap();
-        let cert = authority.sign(&csr, "n1", "c1", Role::Manager, now, NODE_LIFE).unwrap();
+        let cert = authority
+            .sign(&csr, "n1", "c1", Role::Manager, now, NODE_LIFE)
+            .unwrap();
         let identity = Identity::from_pem(cert, key, authority.root_pem).unwrap();
         identity.store(directory.path()).unwrap();
         assert_eq!(Identity::load(directory.path()).unwrap(), Some(identity.clone()));
-        let mode = std::fs::metadata(directory.path().join(CERT)).unwrap().permissions().mode();
+        let mode = std::fs::metadata(directory.path().join(CERT))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         let day = 86400;
         assert!((1_800_000_000 + 44 * day..1_800_000_000 + 46 * day).contains(&identity.renew_at(0.0)));

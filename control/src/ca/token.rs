@@ -46,7 +46,10 @@ pub fn parse(text: &str) -> Result<JoinToken, InvalidToken> {
         .strip_prefix(PREFIX)
         .and_then(|rest| rest.split_once('-'))
         .ok_or(InvalidToken)?;
-    if digest.len() != DIGEST_LEN || secret.len() != SECRET_LEN || !secret.bytes().all(|b| DIGITS.contains(&b)) {
+    if digest.len() != DIGEST_LEN
+        || secret.len() != SECRET_LEN
+        || !secret.bytes().all(|b| DIGITS.contains(&b))
+    {
         return Err(InvalidToken);
     }
     Ok(JoinToken {

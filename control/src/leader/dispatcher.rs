@@ -84,7 +84,9 @@ impl Dispatcher {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Takes sessions from now on.
@@ -179,7 +181,10 @@ impl Dispatcher {
     /// The session's stream ended. The node is not down by that: its heartbeats decide.
     pub fn close(&self, node_id: &str, id: u64) {
         let mut inner = self.lock();
-        if inner.sessions.get(node_id).is_some_and(|session| session.id == id)
+        if inner
+            .sessions
+            .get(node_id)
+            .is_some_and(|session| session.id == id)
             && let Some(session) = inner.sessions.remove(node_id)
         {
             session.finish();
@@ -221,7 +226,11 @@ impl Dispatcher {
         inner.heard.retain(|node_id, _| state.nodes.contains_key(node_id));
         let inner = &mut *inner;
         let tasks = withdrawn(state).into_iter().map(|(task_id, _, at)| (task_id, at));
-        let clean: Vec<u64> = inner.sessions.values().map(|session| session.ledger.clean()).collect();
+        let clean: Vec<u64> = inner
+            .sessions
+            .values()
+            .map(|session| session.ledger.clean())
+            .collect();
         if release(&mut inner.released, tasks, clean) {
             inner.releases += 1;
         }
@@ -275,16 +284,20 @@ impl Session {
 
     fn finish(self) {
         // A full queue ends with the stream just the same.
-        if self.words.try_send(ManagerWord::Redirect(Redirect::default())).is_err() {
+        if self
+            .words
+            .try_send(ManagerWord::Redirect(Redirect::default()))
+            .is_err()
+        {
             tracing::debug!("a session ended without a word");
         }
         self.ended.cancel();
     }
 }
 
-fn opened(node_id: &str, hello: Hello) -> ReportNode {
+fn opened(node_id: &str, hello: Hello) -> Box<ReportNode> {
     let told = |text: String| (!text.is_empty()).then_some(text);
-    ReportNode {
+    Box::new(ReportNode {
         id: node_id.to_string(),
         state: Some(NodeState::Ready as i32),
         message: Some(String::new()),
@@ -292,13 +305,19 @@ fn opened(node_id: &str, hello: Hello) -> ReportNode {
         address: told(hello.address),
         data_path_address: told(hello.data_path_address),
         ..Default::default()
-    }
+    })
 }
 
 /// How often nodes say that they live.
 pub fn heartbeat_period(state: &ClusterState) -> Duration {
-    let nanos = state.cluster.as_ref().and_then(|cluster| cluster.spec.heartbeat_period);
-    nanos.and_then(|nanos| u64::try_from(nanos).ok()).filter(|n| *n > 0).map_or(HEARTBEAT, Duration::from_nanos)
+    let nanos = state
+        .cluster
+        .as_ref()
+        .and_then(|cluster| cluster.spec.heartbeat_period);
+    nanos
+        .and_then(|nanos| u64::try_from(nanos).ok())
+        .filter(|n| *n > 0)
+        .map_or(HEARTBEAT, Duration::from_nanos)
 }
 
 /// Dispatches at every change of the state, of the sessions and of what they acknowledged.

@@ -31,7 +31,9 @@ impl Ledger {
 
     /// The node's tables hold everything that the state held at this index.
     pub fn clean(&self) -> u64 {
-        self.outstanding.front().map_or(self.computed, |(_, before)| *before)
+        self.outstanding
+            .front()
+            .map_or(self.computed, |(_, before)| *before)
     }
 
     pub fn computed(&self) -> u64 {
@@ -91,6 +93,9 @@ mod tests {
         assert!(released.contains("t"));
         assert!(release(&mut released, [], [10]));
         assert!(released.is_empty());
-        assert!(release(&mut released, tasks(), []), "no session in reach holds nothing up");
+        assert!(
+            release(&mut released, tasks(), []),
+            "no session in reach holds nothing up"
+        );
     }
 }

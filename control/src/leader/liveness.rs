@@ -17,7 +17,13 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// What the pulse says about a node in that state, if anything has to change. `since`: when this leader began; nodes
 /// have as long to come back after a change of leader.
-fn verdict(state: NodeState, pulse: &Pulse, since: Instant, now: Instant, period: Duration) -> Option<NodeState> {
+fn verdict(
+    state: NodeState,
+    pulse: &Pulse,
+    since: Instant,
+    now: Instant,
+    period: Duration,
+) -> Option<NodeState> {
     let last = pulse.heard.map_or(since, |heard| heard.max(since));
     let silent = now.duration_since(last) > period * MISSED;
     match state {
@@ -41,7 +47,11 @@ pub async fn watch(group: Arc<Group>, dispatcher: Arc<Dispatcher>) {
             let Some(verdict) = verdict(node.state(), &pulse, since, Instant::now(), period) else {
                 continue;
             };
-            tracing::info!(node_id = node.id, ?verdict, "a node's heartbeats changed its state");
+            tracing::info!(
+                node_id = node.id,
+                ?verdict,
+                "a node's heartbeats changed its state"
+            );
             if verdict == NodeState::Down {
                 dispatcher.drop_session(&node.id);
             }
@@ -56,7 +66,11 @@ pub async fn watch(group: Arc<Group>, dispatcher: Arc<Dispatcher>) {
                 ..Default::default()
             };
             if let Err(error) = group.propose(Change::ReportNode(report)).await {
-                tracing::warn!(node_id = node.id, error = &error as &dyn std::error::Error, "cannot record a node's state");
+                tracing::warn!(
+                    node_id = node.id,
+                    error = &error as &dyn std::error::Error,
+                    "cannot record a node's state"
+                );
             }
         }
     }
@@ -74,14 +88,28 @@ mod tests {
             heard: heard.map(|s| since + Duration::from_secs(s)),
             connected,
         };
-        let at = |state, pulse: &Pulse, seconds| verdict(state, pulse, since, since + Duration::from_secs(seconds), period);
+        let at = |state, pulse: &Pulse, seconds| {
+            verdict(state, pulse, since, since + Duration::from_secs(seconds), period)
+        };
         assert_eq!(at(NodeState::Ready, &pulse(None, false), 15), None);
-        assert_eq!(at(NodeState::Ready, &pulse(None, false), 16), Some(NodeState::Down));
-        assert_eq!(at(NodeState::Unknown, &pulse(None, false), 16), Some(NodeState::Down));
+        assert_eq!(
+            at(NodeState::Ready, &pulse(None, false), 16),
+            Some(NodeState::Down)
+        );
+        assert_eq!(
+            at(NodeState::Unknown, &pulse(None, false), 16),
+            Some(NodeState::Down)
+        );
         assert_eq!(at(NodeState::Ready, &pulse(Some(10), true), 25), None);
-        assert_eq!(at(NodeState::Ready, &pulse(Some(10), true), 26), Some(NodeState::Down));
+        assert_eq!(
+            at(NodeState::Ready, &pulse(Some(10), true), 26),
+            Some(NodeState::Down)
+        );
         assert_eq!(at(NodeState::Down, &pulse(Some(10), false), 12), None);
-        assert_eq!(at(NodeState::Down, &pulse(Some(10), true), 12), Some(NodeState::Ready));
+        assert_eq!(
+            at(NodeState::Down, &pulse(Some(10), true), 12),
+            Some(NodeState::Ready)
+        );
         assert_eq!(at(NodeState::Down, &pulse(None, false), 60), None);
     }
 }

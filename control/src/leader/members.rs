@@ -26,7 +26,7 @@ pub enum MemberError {
     LossOfQuorum,
     #[error("attempting to demote the last manager of the swarm")]
     LastManager,
-    #[error("the manager at {address} cannot be reached from the leader, or did not catch up in time")]
+    #[error("could not connect to prospective new cluster member using its advertised address: {address}")]
     NotInReach { address: String },
     #[error("the change of the Raft membership failed: {0}")]
     Change(String),
@@ -37,7 +37,10 @@ pub enum MemberError {
 type WriteError = RaftError<u64, ClientWriteError<u64, Member>>;
 
 /// Awaits one change. `Ok(false)`: this manager does not lead any more.
-async fn change<T>(work: impl Future<Output = Result<T, WriteError>>, late: MemberError) -> Result<bool, MemberError> {
+async fn change<T>(
+    work: impl Future<Output = Result<T, WriteError>>,
+    late: MemberError,
+) -> Result<bool, MemberError> {
     match tokio::time::timeout(CHANGE_TIMEOUT, work).await {
         Err(_) => Err(late),
         Ok(Ok(_)) => Ok(true),
@@ -94,7 +97,11 @@ impl Lead {
             tracing::warn!(node_id, "a manager could not join: taking it out again");
             let out = ChangeMembers::RemoveNodes(BTreeSet::from([node.raft_id]));
             if let Err(error) = change(raft.change_membership(out, true), late()).await {
-                tracing::warn!(node_id, error = &error as &dyn std::error::Error, "it stays a learner for now");
+                tracing::warn!(
+                    node_id,
+                    error = &error as &dyn std::error::Error,
+                    "it stays a learner for now"
+                );
             }
         }
         added
@@ -117,7 +124,11 @@ impl Lead {
             return Err(MemberError::LossOfQuorum);
         }
         let out = ChangeMembers::RemoveVoters(BTreeSet::from([raft_id]));
-        change(self.group.raft().change_membership(out, false), MemberError::LossOfQuorum).await
+        change(
+            self.group.raft().change_membership(out, false),
+            MemberError::LossOfQuorum,
+        )
+        .await
     }
 
     /// A node says that it leaves the swarm: it is down, and if it is a manager no member any more.
@@ -129,7 +140,10 @@ impl Lead {
         let Some(node) = node else {
             return Ok(true);
         };
-        if manager && self.voters().contains(&node.raft_id) && !keeps_quorum(&self.voters(), node.raft_id, &self.group.answering()) {
+        if manager
+            && self.voters().contains(&node.raft_id)
+            && !keeps_quorum(&self.voters(), node.raft_id, &self.group.answering())
+        {
             return Err(MemberError::LossOfQuorum);
         }
         let report = ReportNode {
@@ -142,7 +156,11 @@ impl Lead {
         if let Err(error) = self.group.propose(Change::ReportNode(report)).await {
             return Err(MemberError::Change(error.to_string()));
         }
-        if manager { self.remove_member(node.raft_id).await } else { Ok(true) }
+        if manager {
+            self.remove_member(node.raft_id).await
+        } else {
+            Ok(true)
+        }
     }
 
     /// What a crash or a removed node left behind: a membership half changed, members without a node.
@@ -150,27 +168,50 @@ impl Lead {
         let membership = self.group.membership();
         if membership.get_joint_config().len() > 1 {
             let _turn = self.changes.lock().await;
-            let goal = self.group.membership().get_joint_config().last().cloned().unwrap_or_default();
+            let goal = self
+                .group
+                .membership()
+                .get_joint_config()
+                .last()
+                .cloned()
+                .unwrap_or_default();
             let finish = ChangeMembers::ReplaceAllVoters(goal);
-            return change(self.group.raft().change_membership(finish, false), MemberError::LossOfQuorum).await;
+            return change(
+                self.group.raft().change_membership(finish, false),
+                MemberError::LossOfQuorum,
+            )
+            .await;
         }
         let state = self.group.state().borrow().clone();
         if state.cluster.is_none() {
             return Ok(true);
         }
-        let known: BTreeSet<u64> = state.nodes.values().map(|node| node.raft_id).filter(|id| *id != 0).collect();
+        let known: BTreeSet<u64> = state
+            .nodes
+            .values()
+            .map(|node| node.raft_id)
+            .filter(|id| *id != 0)
+            .collect();
         let voters: BTreeSet<u64> = membership.voter_ids().collect();
         for (id, member) in membership.nodes() {
             if known.contains(id) {
                 continue;
             }
-            tracing::info!(raft_id = id, node_id = member.node_id, "taking a member out whose node is gone");
+            tracing::info!(
+                raft_id = id,
+                node_id = member.node_id,
+                "taking a member out whose node is gone"
+            );
             if voters.contains(id) {
                 self.remove_member(*id).await?;
             } else {
                 let _turn = self.changes.lock().await;
                 let out = ChangeMembers::RemoveNodes(BTreeSet::from([*id]));
-                change(self.group.raft().change_membership(out, true), MemberError::LossOfQuorum).await?;
+                change(
+                    self.group.raft().change_membership(out, true),
+                    MemberError::LossOfQuorum,
+                )
+                .await?;
             }
         }
         Ok(true)
@@ -182,7 +223,10 @@ pub async fn repair(lead: Arc<Lead>) {
     loop {
         tokio::time::sleep(LOOK).await;
         if let Err(error) = lead.repair_once().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "cannot repair the Raft membership");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot repair the Raft membership"
+            );
         }
     }
 }

@@ -12,13 +12,16 @@ use crate::raft::group::{Group, now};
 
 /// How long changes are gathered before planning: one `service create` or one node's reports make several.
 const GATHER: Duration = Duration::from_millis(10);
-/// After a proposal that failed.
+/// Rounds in a row that are planned at full speed. More means that apply skips what is planned: that must not fill the log.
+const FULL_SPEED: u32 = 64;
+/// After a proposal that failed, and between rounds beyond [`FULL_SPEED`].
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Runs while this manager leads.
 pub async fn plan_and_propose(group: Arc<Group>) {
     let mut state = group.state();
     let mut failures = FailureMemory::default();
+    let mut rounds = 0;
     loop {
         let current = state.borrow_and_update().clone();
         let time = now();
@@ -26,7 +29,15 @@ pub async fn plan_and_propose(group: Arc<Group>) {
         let plan = plan(&current, time, &mut || object_id(rand::random()), &failures);
         if !plan.steps.is_empty() {
             let steps = plan.steps.len();
-            match group.propose(Change::PlanTasks(PlanTasks { steps: plan.steps })).await {
+            rounds += 1;
+            if rounds > FULL_SPEED {
+                tracing::warn!(rounds, steps, "the planners find no end");
+                tokio::time::sleep(RETRY).await;
+            }
+            match group
+                .propose(Change::PlanTasks(PlanTasks { steps: plan.steps }))
+                .await
+            {
                 // Planned again from the state that holds them: propose waits until it is applied.
                 Ok(_) => tracing::debug!(steps, "planned"),
                 Err(error) => {
@@ -36,6 +47,7 @@ pub async fn plan_and_propose(group: Arc<Group>) {
             }
             continue;
         }
+        rounds = 0;
         tokio::select! {
             changed = state.changed() => {
                 if changed.is_err() {
@@ -60,5 +72,9 @@ async fn sleep_until(wake_at: Option<Timestamp>) {
 }
 
 fn report(error: &ControlError, steps: usize) {
-    tracing::warn!(steps, error = error as &dyn std::error::Error, "cannot commit what was planned");
+    tracing::warn!(
+        steps,
+        error = error as &dyn std::error::Error,
+        "cannot commit what was planned"
+    );
 }

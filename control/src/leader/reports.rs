@@ -15,7 +15,7 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// One thing that a node said.
 pub enum News {
-    Node(ReportNode),
+    Node(Box<ReportNode>),
     Tasks {
         node_id: String,
         session: u64,
@@ -44,13 +44,18 @@ pub async fn propose(lead: Arc<Lead>) {
         while let Ok(next) = news.try_recv() {
             gather(&mut gathered, next);
         }
-        join_all(gathered.into_iter().map(|(node_id, gathered)| propose_one(&lead, node_id, gathered))).await;
+        join_all(
+            gathered
+                .into_iter()
+                .map(|(node_id, gathered)| propose_one(&lead, node_id, gathered)),
+        )
+        .await;
     }
 }
 
 fn gather(gathered: &mut BTreeMap<String, Gathered>, news: News) {
     match news {
-        News::Node(report) => gathered.entry(report.id.clone()).or_default().node.push(report),
+        News::Node(report) => gathered.entry(report.id.clone()).or_default().node.push(*report),
         News::Tasks {
             node_id,
             session,
@@ -66,7 +71,11 @@ fn gather(gathered: &mut BTreeMap<String, Gathered>, news: News) {
 async fn propose_one(lead: &Lead, node_id: String, gathered: Gathered) {
     for report in gathered.node {
         if let Err(error) = lead.group.propose(Change::ReportNode(report)).await {
-            tracing::warn!(node_id, error = &error as &dyn std::error::Error, "cannot record what a node says of itself");
+            tracing::warn!(
+                node_id,
+                error = &error as &dyn std::error::Error,
+                "cannot record what a node says of itself"
+            );
             lead.dispatcher.drop_session(&node_id);
         }
     }
@@ -80,11 +89,19 @@ async fn propose_one(lead: &Lead, node_id: String, gathered: Gathered) {
     match lead.group.propose(Change::ReportTasks(report)).await {
         Ok(_) => {}
         Err(ControlError::Refused(refused)) => {
-            tracing::warn!(node_id, reason = refused.message, "reports of a node were refused");
+            tracing::warn!(
+                node_id,
+                reason = refused.message,
+                "reports of a node were refused"
+            );
         }
         Err(error) => {
             // Whether they are in the log is unknown: the node says them again in its next session.
-            tracing::warn!(node_id, error = &error as &dyn std::error::Error, "cannot record a node's reports");
+            tracing::warn!(
+                node_id,
+                error = &error as &dyn std::error::Error,
+                "cannot record a node's reports"
+            );
             lead.dispatcher.reset(&node_id, gathered.session);
         }
     }

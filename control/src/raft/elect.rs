@@ -46,7 +46,9 @@ impl Hearing {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, (Option<Instant>, Option<Instant>)> {
-        self.times.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.times
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -66,7 +68,9 @@ pub fn may_stand(own: u64, own_last: Option<LogId>, voters: &[BTreeSet<u64>], an
         .map(|answer| answer.raft_id)
         .chain([own])
         .collect();
-    voters.iter().all(|set| set.intersection(&willing).count() > set.len() / 2)
+    voters
+        .iter()
+        .all(|set| set.intersection(&willing).count() > set.len() / 2)
 }
 
 /// Runs until the Raft core stops.
@@ -99,7 +103,10 @@ pub async fn elections(group: Arc<Group>) {
         if alone || pre_vote(&group, &membership).await {
             tracing::info!(raft_id = group.raft_id(), "standing for election");
             if let Err(error) = group.raft().trigger().elect().await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the Raft core does not run");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the Raft core does not run"
+                );
                 return;
             }
         }
@@ -116,7 +123,12 @@ fn draw(group: &Group) -> Duration {
 async fn pre_vote(group: &Group, membership: &Membership) -> bool {
     let own_last = group.last_log_id();
     let voters = membership.get_joint_config();
-    let others: BTreeSet<u64> = voters.iter().flatten().copied().filter(|id| *id != group.raft_id()).collect();
+    let others: BTreeSet<u64> = voters
+        .iter()
+        .flatten()
+        .copied()
+        .filter(|id| *id != group.raft_id())
+        .collect();
     let asked = others
         .into_iter()
         .filter_map(|id| membership.get_node(&id).map(|member| ask(group, id, member)));
@@ -128,7 +140,11 @@ async fn pre_vote(group: &Group, membership: &Membership) -> bool {
 async fn ask(group: &Group, raft_id: u64, member: &Member) -> Option<Answer> {
     let mut client = group.peers().raft(member).ok()?;
     let call = client.pre_vote(within(PreVoteRequest {}, ASK_TIMEOUT));
-    let reply = tokio::time::timeout(ASK_TIMEOUT, call).await.ok()?.ok()?.into_inner();
+    let reply = tokio::time::timeout(ASK_TIMEOUT, call)
+        .await
+        .ok()?
+        .ok()?
+        .into_inner();
     Some(Answer {
         raft_id,
         hears_leader: reply.hears_leader,
@@ -160,10 +176,16 @@ mod tests {
         let stand = |answers: &[Answer]| may_stand(1, log_id(2, 10), &voters, answers);
         assert!(!stand(&[]));
         assert!(stand(&[answer(2, false, log_id(2, 10))]));
-        assert!(!stand(&[answer(2, true, log_id(2, 10)), answer(3, true, log_id(2, 10))]));
+        assert!(!stand(&[
+            answer(2, true, log_id(2, 10)),
+            answer(3, true, log_id(2, 10))
+        ]));
         assert!(!stand(&[answer(2, false, log_id(2, 11))]));
         assert!(!stand(&[answer(2, false, log_id(3, 1))]));
-        assert!(stand(&[answer(2, true, log_id(2, 9)), answer(3, false, log_id(2, 9))]));
+        assert!(stand(&[
+            answer(2, true, log_id(2, 9)),
+            answer(3, false, log_id(2, 9))
+        ]));
         assert!(!stand(&[answer(9, false, None)]));
     }
 

@@ -69,11 +69,11 @@ pub enum GroupError {
     #[error(transparent)]
     Machine(#[from] MachineError),
     #[error("configure Raft")]
-    Config(#[source] ConfigError),
+    Config(#[source] Box<ConfigError>),
     #[error("the Raft core does not run")]
-    Stopped(#[source] openraft::error::Fatal<u64>),
+    Stopped(#[source] Box<openraft::error::Fatal<u64>>),
     #[error("found the Raft group")]
-    Found(#[source] RaftError<u64, openraft::error::InitializeError<u64, Member>>),
+    Found(#[source] Box<RaftError<u64, openraft::error::InitializeError<u64, Member>>>),
     #[error("the task that opens the Raft log failed")]
     Task(#[source] tokio::task::JoinError),
 }
@@ -103,19 +103,25 @@ impl Group {
         timing: Timing,
         must_exist: bool,
     ) -> Result<Arc<Group>, GroupError> {
-        let (directory, cluster_id, own) = (directory.to_path_buf(), cluster_id.to_string(), node_id.to_string());
+        let (directory, cluster_id, own) = (
+            directory.to_path_buf(),
+            cluster_id.to_string(),
+            node_id.to_string(),
+        );
         let opening = move || -> Result<(LogStore, Machine), GroupError> {
             let sealer = Arc::new(Sealer::open(&directory.join("raft.key"), &cluster_id, &own)?);
             let log = LogStore::open(&directory.join("raft.redb"), sealer.clone(), must_exist)?;
             let machine = Machine::open(&directory.join("raft.snapshot"), sealer)?;
             Ok((log, machine))
         };
-        let (log, machine) = tokio::task::spawn_blocking(opening).await.map_err(GroupError::Task)??;
+        let (log, machine) = tokio::task::spawn_blocking(opening)
+            .await
+            .map_err(GroupError::Task)??;
         let state = machine.subscribe();
         let config = Arc::new(config(&timing).map_err(GroupError::Config)?);
         let raft = Raft::new(raft_id, config, Network::new(peers.clone()), log, machine)
             .await
-            .map_err(GroupError::Stopped)?;
+            .map_err(|error| GroupError::Stopped(Box::new(error)))?;
         Ok(Arc::new(Group {
             raft,
             raft_id,
@@ -136,7 +142,10 @@ impl Group {
             address: address.to_string(),
         };
         let members = std::collections::BTreeMap::from([(self.raft_id, member)]);
-        self.raft.initialize(members).await.map_err(GroupError::Found)
+        self.raft
+            .initialize(members)
+            .await
+            .map_err(|error| GroupError::Found(Box::new(error)))
     }
 
     pub fn raft(&self) -> &Raft {
@@ -178,7 +187,9 @@ impl Group {
         metrics.running_state.is_ok()
             && metrics.state.is_leader()
             && metrics.current_leader == Some(self.raft_id)
-            && metrics.millis_since_quorum_ack.is_some_and(|millis| u128::from(millis) <= self.timing.lease.as_millis())
+            && metrics
+                .millis_since_quorum_ack
+                .is_some_and(|millis| u128::from(millis) <= self.timing.lease.as_millis())
     }
 
     /// The answer to "do you hear a leader?".
@@ -192,12 +203,21 @@ impl Group {
 
     /// The members as this one knows them.
     pub fn membership(&self) -> Membership {
-        self.raft.metrics().borrow().membership_config.membership().clone()
+        self.raft
+            .metrics()
+            .borrow()
+            .membership_config
+            .membership()
+            .clone()
     }
 
     /// Raft ids that answer this leader; itself included.
     pub fn answering(&self) -> BTreeSet<u64> {
-        self.peers.answering(REACHABLE).into_iter().chain([self.raft_id]).collect()
+        self.peers
+            .answering(REACHABLE)
+            .into_iter()
+            .chain([self.raft_id])
+            .collect()
     }
 
     fn current_leader(&self) -> Option<Leader> {
@@ -225,9 +245,8 @@ impl Group {
                 *leader = now;
                 changed
             });
-            match tokio::time::timeout(self.timing.heartbeat, metrics.changed()).await {
-                Ok(Err(_)) => return,
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(_)) = tokio::time::timeout(self.timing.heartbeat, metrics.changed()).await {
+                return;
             }
         }
     }
@@ -249,12 +268,18 @@ impl Group {
         let leader = self.leader.borrow().clone()?;
         let mut client = self.peers.control(&member_of(&leader)).ok()?;
         let call = client.health(within(HealthRequest {}, REACHABLE));
-        let reply = tokio::time::timeout(REACHABLE, call).await.ok()?.ok()?.into_inner();
+        let reply = tokio::time::timeout(REACHABLE, call)
+            .await
+            .ok()?
+            .ok()?
+            .into_inner();
         reply.leads.then(|| reply.reachable.into_iter().collect())
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
-        self.told_reachable.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.told_reachable
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Waits until this member has applied an index.
@@ -274,7 +299,10 @@ impl Group {
             Ok(response) => match response.data.applied() {
                 Ok(applied) => Ok(Some(applied)),
                 Err(error) => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "apply answered what does not decode");
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "apply answered what does not decode"
+                    );
                     Err(timed_out())
                 }
             },
@@ -288,16 +316,23 @@ impl Group {
     pub async fn read_index_here(&self) -> Result<Option<u64>, ControlError> {
         match self.raft.get_read_log_id().await {
             Ok((read, _)) => Ok(Some(read.map_or(0, |id| id.index))),
-            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(_) | CheckIsLeaderError::QuorumNotEnough(_))) => {
-                Ok(None)
-            }
+            Err(RaftError::APIError(
+                CheckIsLeaderError::ForwardToLeader(_) | CheckIsLeaderError::QuorumNotEnough(_),
+            )) => Ok(None),
             Err(RaftError::Fatal(_)) => Err(ControlError::Stopped),
         }
     }
 
-    async fn write_at(&self, leader: &Leader, command: Vec<u8>, deadline: Instant) -> Result<Option<Applied>, ControlError> {
+    async fn write_at(
+        &self,
+        leader: &Leader,
+        command: Vec<u8>,
+        deadline: Instant,
+    ) -> Result<Option<Applied>, ControlError> {
         if leader.raft_id == self.raft_id {
-            return tokio::time::timeout_at(deadline, self.write_here(command)).await.unwrap_or(Err(timed_out()));
+            return tokio::time::timeout_at(deadline, self.write_here(command))
+                .await
+                .unwrap_or(Err(timed_out()));
         }
         let Ok(mut client) = self.peers.control(&member_of(leader)) else {
             return Ok(None);
@@ -316,7 +351,9 @@ impl Group {
 
     async fn index_at(&self, leader: &Leader, deadline: Instant) -> Result<Option<u64>, ControlError> {
         if leader.raft_id == self.raft_id {
-            return tokio::time::timeout_at(deadline, self.read_index_here()).await.unwrap_or(Err(timed_out()));
+            return tokio::time::timeout_at(deadline, self.read_index_here())
+                .await
+                .unwrap_or(Err(timed_out()));
         }
         let Ok(mut client) = self.peers.control(&member_of(leader)) else {
             return Ok(None);
@@ -365,7 +402,7 @@ fn never_sent(status: &tonic::Status) -> bool {
     status.code() == Code::PermissionDenied
 }
 
-fn config(timing: &Timing) -> Result<Config, ConfigError> {
+fn config(timing: &Timing) -> Result<Config, Box<ConfigError>> {
     let millis = |duration: Duration| duration.as_millis() as u64;
     Config {
         cluster_name: "swarm".to_string(),
@@ -380,6 +417,7 @@ fn config(timing: &Timing) -> Result<Config, ConfigError> {
         ..Config::default()
     }
     .validate()
+    .map_err(Box::new)
 }
 
 /// Unix time in nanoseconds.

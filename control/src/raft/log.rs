@@ -34,7 +34,10 @@ pub enum LogError {
     #[error("{path} is missing or empty, but this node had a Raft log")]
     Missing { path: PathBuf },
     #[error("open {path}")]
-    Open { path: PathBuf, source: redb::DatabaseError },
+    Open {
+        path: PathBuf,
+        source: redb::DatabaseError,
+    },
     #[error("{operation} in the Raft log")]
     Database {
         operation: &'static str,
@@ -83,7 +86,9 @@ impl LogStore {
     /// Opens the log and checks all of it: every page, every seal, no hole. With `must_exist` an absent file is an error
     /// instead of a new log. Blocking.
     pub fn open(path: &Path, sealer: Arc<Sealer>, must_exist: bool) -> Result<LogStore, LogError> {
-        let empty = std::fs::metadata(path).map(|meta| meta.len() == 0).unwrap_or(true);
+        let empty = std::fs::metadata(path)
+            .map(|meta| meta.len() == 0)
+            .unwrap_or(true);
         if must_exist && empty {
             return Err(LogError::Missing {
                 path: path.to_path_buf(),
@@ -119,7 +124,9 @@ impl LogStore {
     }
 
     fn state(&self) -> Result<LogState<TypeConfig>, LogError> {
-        let last_pending = read(&self.shared.pending).last_key_value().map(|(_, entry)| entry.log_id);
+        let last_pending = read(&self.shared.pending)
+            .last_key_value()
+            .map(|(_, entry)| entry.log_id);
         let purged = self.shared.meta::<LogIdRecord>(PURGED)?.map(LogId::from);
         let last_log_id = match last_pending {
             Some(id) => Some(id),
@@ -137,7 +144,10 @@ impl LogStore {
             return Ok(Vec::new());
         }
         // Pending before stored: what leaves the one in between is in the other already.
-        let pending: Vec<LogEntry> = read(&self.shared.pending).range(bounds).map(|(_, e)| e.clone()).collect();
+        let pending: Vec<LogEntry> = read(&self.shared.pending)
+            .range(bounds)
+            .map(|(_, e)| e.clone())
+            .collect();
         let first_pending = pending.first().map_or(u64::MAX, |entry| entry.log_id.index);
         let mut entries = self.shared.stored(bounds)?;
         entries.retain(|entry| entry.log_id.index < first_pending);
@@ -179,9 +189,16 @@ impl Shared {
         let mut transaction = self.database.begin_write().map_err(database("begin"))?;
         transaction.set_two_phase_commit(true);
         {
-            transaction.open_table(LOG).map_err(database("open the log table"))?;
-            let mut meta = transaction.open_table(META).map_err(database("open the meta table"))?;
-            let birth = meta.get(BIRTH).map_err(database("read the birth record"))?.map(|v| v.value().to_vec());
+            transaction
+                .open_table(LOG)
+                .map_err(database("open the log table"))?;
+            let mut meta = transaction
+                .open_table(META)
+                .map_err(database("open the meta table"))?;
+            let birth = meta
+                .get(BIRTH)
+                .map_err(database("read the birth record"))?
+                .map(|v| v.value().to_vec());
             match birth {
                 Some(bytes) => {
                     self.sealer.unseal(BIRTH, 0, &bytes)?;
@@ -193,7 +210,8 @@ impl Shared {
                 }
                 None => {
                     let sealed = self.sealer.seal(BIRTH, 0, 0, &[])?;
-                    meta.insert(BIRTH, sealed.as_slice()).map_err(database("write the birth record"))?;
+                    meta.insert(BIRTH, sealed.as_slice())
+                        .map_err(database("write the birth record"))?;
                 }
             }
         }
@@ -206,7 +224,9 @@ impl Shared {
         let purged = self.meta::<LogIdRecord>(PURGED)?;
         let mut expected = purged.map(|id| id.index + 1);
         let transaction = self.database.begin_read().map_err(database("begin"))?;
-        let log = transaction.open_table(LOG).map_err(database("open the log table"))?;
+        let log = transaction
+            .open_table(LOG)
+            .map_err(database("open the log table"))?;
         for row in log.range::<u64>(..).map_err(database("scan"))? {
             let (key, value) = row.map_err(database("scan"))?;
             let index = key.value();
@@ -231,28 +251,37 @@ impl Shared {
 
     fn meta<M: Message + Default>(&self, name: &'static str) -> Result<Option<M>, LogError> {
         let transaction = self.database.begin_read().map_err(database("begin"))?;
-        let table = transaction.open_table(META).map_err(database("open the meta table"))?;
+        let table = transaction
+            .open_table(META)
+            .map_err(database("open the meta table"))?;
         let Some(value) = table.get(name).map_err(database("read a meta record"))? else {
             return Ok(None);
         };
         let (_, plain) = self.sealer.unseal(name, 0, value.value())?;
-        M::decode(plain.as_slice()).map(Some).map_err(|source| LogError::Decode {
-            table: name,
-            index: 0,
-            source,
-        })
+        M::decode(plain.as_slice())
+            .map(Some)
+            .map_err(|source| LogError::Decode {
+                table: name,
+                index: 0,
+                source,
+            })
     }
 
     fn last_stored(&self) -> Result<Option<LogId>, LogError> {
         let transaction = self.database.begin_read().map_err(database("begin"))?;
-        let log = transaction.open_table(LOG).map_err(database("open the log table"))?;
+        let log = transaction
+            .open_table(LOG)
+            .map_err(database("open the log table"))?;
         let last = log.last().map_err(database("read the last entry"))?;
-        last.map(|(key, value)| Ok(self.entry(key.value(), value.value())?.log_id)).transpose()
+        last.map(|(key, value)| Ok(self.entry(key.value(), value.value())?.log_id))
+            .transpose()
     }
 
     fn stored(&self, bounds: (Bound<u64>, Bound<u64>)) -> Result<Vec<LogEntry>, LogError> {
         let transaction = self.database.begin_read().map_err(database("begin"))?;
-        let log = transaction.open_table(LOG).map_err(database("open the log table"))?;
+        let log = transaction
+            .open_table(LOG)
+            .map_err(database("open the log table"))?;
         let rows = log.range::<u64>(bounds).map_err(database("read entries"))?;
         rows.map(|row| {
             let (key, value) = row.map_err(database("read entries"))?;
@@ -325,16 +354,22 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 pending.insert(entry.log_id.index, entry.clone());
             }
         }
-        self.writer.send(Op::Append { entries, callback }).map_err(writing)
+        self.writer
+            .send(Op::Append { entries, callback })
+            .map_err(writing)
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let from = log_id.index;
-        self.submit(|done| Op::Truncate { from, done }).await.map_err(writing)
+        self.submit(|done| Op::Truncate { from, done })
+            .await
+            .map_err(writing)
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        self.submit(|done| Op::Purge { upto: log_id, done }).await.map_err(writing)
+        self.submit(|done| Op::Purge { upto: log_id, done })
+            .await
+            .map_err(writing)
     }
 }
 

@@ -125,7 +125,9 @@ impl SnapshotFile {
             }
         };
         let (_, plain) = self.sealer.unseal(SNAPSHOT, 0, &bytes)?;
-        SnapshotRecord::decode(plain.as_slice()).map(Some).map_err(MachineError::Record)
+        SnapshotRecord::decode(plain.as_slice())
+            .map(Some)
+            .map_err(MachineError::Record)
     }
 
     /// Durable when this returns; a crash before leaves the old snapshot.
@@ -170,15 +172,16 @@ impl RaftStateMachine<TypeConfig> for Machine {
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let answers = entries
-            .into_iter()
-            .map(|entry| {
-                let log_id = entry.log_id;
-                self.apply_one(entry).map_err(|error| StorageIoError::apply(log_id, &error).into())
-            })
-            .collect();
+        let mut answers = Vec::new();
+        for entry in entries {
+            let log_id = entry.log_id;
+            let answer = self
+                .apply_one(entry)
+                .map_err(|error| StorageIoError::apply(log_id, &error))?;
+            answers.push(answer);
+        }
         self.published.send_replace(self.state.clone());
-        answers
+        Ok(answers)
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
@@ -222,7 +225,10 @@ pub struct Builder {
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError> {
-        let at = self.last_applied.map_or_else(|| "0-0".to_string(), |id| format!("{}-{}", id.leader_id.term, id.index));
+        let at = self.last_applied.map_or_else(
+            || "0-0".to_string(),
+            |id| format!("{}-{}", id.leader_id.term, id.index),
+        );
         let meta = SnapshotMeta {
             last_log_id: self.last_applied,
             last_membership: self.membership.clone(),

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use futures_util::stream;
 use openraft::error::{
-    Fatal, InstallSnapshotError, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
+    Fatal, InstallSnapshotError, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError,
+    Unreachable,
 };
 use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, SnapshotResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse,
+    SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, Snapshot};
 use tokio::time::Instant;
@@ -64,12 +65,16 @@ impl Peers {
 
     pub fn raft(&self, member: &Member) -> Result<RaftClient<Channel>, Status> {
         let client = RaftClient::new(self.channel(member)?);
-        Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+        Ok(client
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE))
     }
 
     pub fn control(&self, member: &Member) -> Result<ControlClient<Channel>, Status> {
         let client = ControlClient::new(self.channel(member)?);
-        Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
+        Ok(client
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE))
     }
 
     /// Members that answered a Raft RPC of ours not longer ago than `within`.
@@ -158,13 +163,15 @@ impl RaftNetwork<TypeConfig> for Connection {
         };
         let deadline = option.hard_ttl();
         let mut client = self.peers.raft(&self.member).map_err(|s| rpc_error(&s))?;
-        let reply = timely(deadline, client.append(within(request, deadline))).await.map_err(|s| rpc_error(&s))?;
+        let reply = timely(deadline, client.append(within(request, deadline)))
+            .await
+            .map_err(|s| rpc_error(&s))?;
         self.peers.note_answer(self.target);
         match reply.outcome {
             Some(AppendOutcome::Success(_)) => Ok(AppendEntriesResponse::Success),
-            Some(AppendOutcome::Partial(partial)) => {
-                Ok(AppendEntriesResponse::PartialSuccess(partial.matching.map(Into::into)))
-            }
+            Some(AppendOutcome::Partial(partial)) => Ok(AppendEntriesResponse::PartialSuccess(
+                partial.matching.map(Into::into),
+            )),
             Some(AppendOutcome::Conflict(_)) => Ok(AppendEntriesResponse::Conflict),
             Some(AppendOutcome::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
             None => Err(rpc_error(&Status::internal("an append reply without outcome"))),
@@ -207,7 +214,10 @@ impl RaftNetwork<TypeConfig> for Connection {
         // A snapshot takes longer than an append; the option's deadline is one chunk's.
         let deadline = option.hard_ttl() * (chunks.len() as u32 + 1);
         let mut client = self.peers.raft(&self.member).map_err(|s| failed(&s))?;
-        let call = timely(deadline, client.install_snapshot(within(stream::iter(chunks), deadline)));
+        let call = timely(
+            deadline,
+            client.install_snapshot(within(stream::iter(chunks), deadline)),
+        );
         let reply = tokio::select! {
             closed = cancel => return Err(StreamingError::Closed(closed)),
             reply = call => reply.map_err(|s| failed(&s))?,
@@ -216,17 +226,27 @@ impl RaftNetwork<TypeConfig> for Connection {
         Ok(SnapshotResponse::new(reply.vote.into()))
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<u64>, option: RPCOption) -> Result<VoteResponse<u64>, RpcError> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<u64>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u64>, RpcError> {
         let request = wire::VoteRequest {
             vote: rpc.vote.into(),
             last_log_id: rpc.last_log_id.map(Into::into),
         };
         let deadline = option.hard_ttl();
         let mut client = self.peers.raft(&self.member).map_err(|s| rpc_error(&s))?;
-        let reply = timely(deadline, client.vote(within(request, deadline))).await.map_err(|s| rpc_error(&s))?;
+        let reply = timely(deadline, client.vote(within(request, deadline)))
+            .await
+            .map_err(|s| rpc_error(&s))?;
         self.peers.note_answer(self.target);
         let last_log_id = reply.last_log_id.map(Into::into);
-        Ok(VoteResponse::new(Vote::from(reply.vote), last_log_id, reply.granted))
+        Ok(VoteResponse::new(
+            Vote::from(reply.vote),
+            last_log_id,
+            reply.granted,
+        ))
     }
 
     fn backoff(&self) -> Backoff {

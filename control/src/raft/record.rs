@@ -149,7 +149,11 @@ impl From<&Membership> for MembershipRecord {
 
 impl From<MembershipRecord> for Membership {
     fn from(record: MembershipRecord) -> Membership {
-        let voters: Vec<BTreeSet<u64>> = record.voters.into_iter().map(|set| set.ids.into_iter().collect()).collect();
+        let voters: Vec<BTreeSet<u64>> = record
+            .voters
+            .into_iter()
+            .map(|set| set.ids.into_iter().collect())
+            .collect();
         let members: BTreeMap<u64, Member> = record
             .members
             .into_iter()
@@ -237,11 +241,14 @@ mod tests {
         assert_eq!(
             bytes,
             [
-                0x0a, 6, 0x08, 2, 0x10, 1, 0x18, 7, 0x1a, 19, 0x0a, 3, 0x0a, 1, 1, 0x12, 12, 0x08, 1, 0x12, 8, 0x0a, 1,
-                b'n', 0x12, 3, b'a', b':', b'1'
+                0x0a, 6, 0x08, 2, 0x10, 1, 0x18, 7, 0x1a, 19, 0x0a, 3, 0x0a, 1, 1, 0x12, 12, 0x08, 1, 0x12,
+                8, 0x0a, 1, b'n', 0x12, 3, b'a', b':', b'1'
             ]
         );
-        assert_eq!(LogEntry::from(EntryRecord::decode(bytes.as_slice()).unwrap()), entry);
+        assert_eq!(
+            LogEntry::from(EntryRecord::decode(bytes.as_slice()).unwrap()),
+            entry
+        );
     }
 
     #[test]

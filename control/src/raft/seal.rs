@@ -110,7 +110,13 @@ impl Sealer {
     }
 
     /// Seals `plain` for its place.
-    pub fn seal(&self, table: &'static str, index: u64, term: u64, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+    pub fn seal(
+        &self,
+        table: &'static str,
+        index: u64,
+        term: u64,
+        plain: &[u8],
+    ) -> Result<Vec<u8>, SealError> {
         let nonce: [u8; 24] = rand::random();
         let aad = self.associated(table, index, term, self.current);
         let failed = || SealError::Seal { table, index };
@@ -118,7 +124,13 @@ impl Sealer {
             .keys
             .get(&self.current)
             .ok_or_else(failed)?
-            .encrypt(&XNonce::from(nonce), Payload { msg: plain, aad: &aad })
+            .encrypt(
+                &XNonce::from(nonce),
+                Payload {
+                    msg: plain,
+                    aad: &aad,
+                },
+            )
             .map_err(|_| failed())?;
         let envelope = Envelope {
             format: FORMAT,
@@ -204,8 +216,18 @@ mod tests {
         assert_eq!(again.unseal("log", 7, &sealed).unwrap(), (3, b"secret".to_vec()));
         assert!(again.unseal("log", 8, &sealed).is_err());
         assert!(again.unseal("meta", 7, &sealed).is_err());
-        assert!(Sealer::open(&path, "other", "node").unwrap().unseal("log", 7, &sealed).is_err());
-        assert!(Sealer::open(&path, "swarm", "other").unwrap().unseal("log", 7, &sealed).is_err());
+        assert!(
+            Sealer::open(&path, "other", "node")
+                .unwrap()
+                .unseal("log", 7, &sealed)
+                .is_err()
+        );
+        assert!(
+            Sealer::open(&path, "swarm", "other")
+                .unwrap()
+                .unseal("log", 7, &sealed)
+                .is_err()
+        );
     }
 
     #[test]

@@ -22,8 +22,8 @@ use crate::ca::Identity;
 /// TCP and TLS handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A peer that is gone without a word is noticed after the sum of both.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// DNS name in every manager's certificate.
 pub const ANY_MANAGER: &str = "swarm-manager";
@@ -109,19 +109,24 @@ impl Dialer {
             source,
         })?;
         let connecting = async {
-            let stream = TcpStream::connect(address).await.map_err(|source| DialError::Connect {
-                address: address.to_string(),
-                source,
-            })?;
+            let stream = TcpStream::connect(address)
+                .await
+                .map_err(|source| DialError::Connect {
+                    address: address.to_string(),
+                    source,
+                })?;
             stream.set_nodelay(true).map_err(|source| DialError::Connect {
                 address: address.to_string(),
                 source,
             })?;
             let connector = TlsConnector::from(self.config()?);
-            connector.connect(name, stream).await.map_err(|source| DialError::Handshake {
-                address: address.to_string(),
-                source,
-            })
+            connector
+                .connect(name, stream)
+                .await
+                .map_err(|source| DialError::Handshake {
+                    address: address.to_string(),
+                    source,
+                })
         };
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, run_until(token.clone(), address, connecting))
             .await

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rand::seq::SliceRandom;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Status, Streaming};
 
 use super::channel::{ANY_MANAGER, Dialer, Trust};
@@ -58,10 +59,14 @@ pub struct SessionHandle {
 #[derive(Clone, Debug)]
 pub enum SessionEvent {
     /// A session is open; the next assignments are COMPLETE.
-    Connected { manager: String },
+    Connected {
+        manager: String,
+    },
     Assignments(Assignments),
     /// Reports not yet taken are lost with the session: send the state of all tasks again after the next `Connected`.
-    Disconnected { reason: String },
+    Disconnected {
+        reason: String,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -151,7 +156,9 @@ impl SessionClient {
                     candidates.push_front(leader);
                 }
                 Ok(Opened::Redirect(_)) => {}
-                Err(status) => tracing::debug!(address, error = &status as &dyn std::error::Error, "no session"),
+                Err(status) => {
+                    tracing::debug!(address, error = &status as &dyn std::error::Error, "no session")
+                }
             }
         }
         Ok(false)
@@ -183,7 +190,9 @@ impl SessionClient {
             .max_encoding_message_size(MAX_MESSAGE);
         let (outgoing, words) = mpsc::channel(WORDS);
         let hello = word(NodeWord::Hello(self.hello.clone()));
-        outgoing.try_send(hello).map_err(|_| Status::internal("a new queue is full"))?;
+        outgoing
+            .try_send(hello)
+            .map_err(|_| Status::internal("a new queue is full"))?;
         let opening = async {
             let mut incoming = client.session(ReceiverStream::new(words)).await?.into_inner();
             let first = incoming.message().await?.and_then(|message| message.word);
@@ -194,7 +203,9 @@ impl SessionClient {
                     heartbeat: Duration::from_millis(welcome.heartbeat_period_ms.max(100)),
                 }))),
                 Some(ManagerWord::Redirect(redirect)) => Ok(Opened::Redirect(redirect.leader)),
-                Some(ManagerWord::Assignments(_)) | None => Err(Status::internal("a session begins with Welcome")),
+                Some(ManagerWord::Assignments(_)) | None => {
+                    Err(Status::internal("a session begins with Welcome"))
+                }
             }
         };
         tokio::time::timeout(WELCOME_TIMEOUT, opening)
@@ -210,7 +221,7 @@ impl SessionClient {
             heartbeat,
         } = session;
         // Of their own, for this loop waits while the agent is busy with an event.
-        let beating = tokio::spawn(heartbeats(outgoing.clone(), heartbeat));
+        let _beating = AbortOnDropHandle::new(tokio::spawn(heartbeats(outgoing.clone(), heartbeat)));
         let reason = loop {
             tokio::select! {
                 message = incoming.message() => match message {
@@ -235,7 +246,6 @@ impl SessionClient {
                 () = self.events.closed() => return Err(Dropped),
             }
         };
-        beating.abort();
         Ok(reason)
     }
 
@@ -260,7 +270,11 @@ async fn heartbeats(outgoing: mpsc::Sender<NodeToManager>, period: Duration) {
     loop {
         // swarmkit spreads them by a tenth.
         tokio::time::sleep(period.mul_f64(rand::random_range(0.9..1.0))).await;
-        if outgoing.send(word(NodeWord::Heartbeat(Nothing {}))).await.is_err() {
+        if outgoing
+            .send(word(NodeWord::Heartbeat(Nothing {})))
+            .await
+            .is_err()
+        {
             return;
         }
     }

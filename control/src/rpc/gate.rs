@@ -40,7 +40,9 @@ impl Gate {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, CancellationToken> {
-        self.token.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.token
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -81,14 +83,22 @@ impl<S> Connected for Closable<S> {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Closable<S> {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         self.poll_closed(context)?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Closable<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_closed(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

@@ -22,7 +22,7 @@ pub enum JoinCallError {
     InvalidToken,
     #[error("remote CA does not match fingerprint. Expected: {expected}")]
     Fingerprint { expected: String },
-    #[error("could not connect to prospective new cluster member using its advertised address: {last}")]
+    #[error("the manager could not be reached: {last}")]
     Unreachable { last: String },
     #[error("{0}")]
     Refused(String),
@@ -62,7 +62,11 @@ pub async fn fetch_root(address: &str, join_token: &str) -> Result<String, JoinC
 }
 
 /// Presents the token and a request to a manager whose certificate that root signed.
-pub async fn issue(address: &str, root_pem: &str, request: IssueRequest) -> Result<IssueReply, JoinCallError> {
+pub async fn issue(
+    address: &str,
+    root_pem: &str,
+    request: IssueRequest,
+) -> Result<IssueReply, JoinCallError> {
     let channel = dialer(tls::pinned(root_pem)?)
         .channel(address, ANY_MANAGER)
         .map_err(|error| unreachable(address, &error.to_string()))?;
@@ -71,7 +75,9 @@ pub async fn issue(address: &str, root_pem: &str, request: IssueRequest) -> Resu
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => match status.code() {
-            Code::InvalidArgument | Code::FailedPrecondition => Err(JoinCallError::Refused(status.message().to_string())),
+            Code::InvalidArgument | Code::FailedPrecondition => {
+                Err(JoinCallError::Refused(status.message().to_string()))
+            }
             _ => Err(unreachable(address, &described(&status))),
         },
         Err(_) => Err(unreachable(address, "it did not answer in time")),

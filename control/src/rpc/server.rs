@@ -45,7 +45,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     #[error("listen on {address}")]
-    Listen { address: SocketAddr, source: std::io::Error },
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
 }
 
 /// Whom a method serves. A method that asks for nobody is open to callers without a certificate.
@@ -130,7 +133,9 @@ impl Desk {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Connected> {
-        self.peers.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.peers
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Closes the connections of nodes that vanish from the state.
@@ -157,7 +162,9 @@ impl Desk {
 
 /// Binds the port. Nothing is served before [`serve`].
 pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(address).await.map_err(|source| ServerError::Listen { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| ServerError::Listen { address, source })
 }
 
 type Stream = Closable<TlsStream<TcpStream>>;
@@ -213,7 +220,10 @@ async fn accept(
             Ok(connection) => connection,
             Err(error) => {
                 // Out of file descriptors, mostly: the next one may work.
-                tracing::warn!(error = &error as &dyn std::error::Error, "accept on the node RPC port");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "accept on the node RPC port"
+                );
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -221,7 +231,8 @@ async fn accept(
         if acceptor.is_none() || identity.has_changed().unwrap_or(false) {
             acceptor = acceptor_for(&identity.borrow_and_update()).or(acceptor);
         }
-        let (Some(acceptor), Ok(permit)) = (acceptor.clone(), handshakes.clone().acquire_owned().await) else {
+        let (Some(acceptor), Ok(permit)) = (acceptor.clone(), handshakes.clone().acquire_owned().await)
+        else {
             continue;
         };
         let (desk, accepted) = (desk.clone(), accepted.clone());
@@ -248,7 +259,10 @@ fn acceptor_for(identity: &Identity) -> Option<TlsAcceptor> {
     match config {
         Ok(config) => Some(TlsAcceptor::from(Arc::new(config))),
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the node's certificate is of no use");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the node's certificate is of no use"
+            );
             None
         }
     }
@@ -262,7 +276,11 @@ async fn handshake(stream: TcpStream, acceptor: TlsAcceptor, desk: &Desk) -> std
         return Err(std::io::ErrorKind::ConnectionAborted.into());
     };
     let stream = stream?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[CertificateDer<'_>]>::first);
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[CertificateDer<'_>]>::first);
     let peer = Peer(certificate.and_then(|der| names(der)));
     if let Some(names) = &peer.0
         && !desk.connected(&names.node_id, &token)

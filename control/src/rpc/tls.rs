@@ -49,10 +49,11 @@ fn key(identity: &Identity) -> Result<PrivateKeyDer<'static>, TlsError> {
 /// A manager's port: a client without a certificate is let in, for a joining node has none; every method decides by
 /// the certificate whom it serves.
 pub fn server(identity: &Identity) -> Result<ServerConfig, TlsError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&identity.root_pem)?), provider())
-        .allow_unauthenticated()
-        .build()
-        .map_err(TlsError::Verifier)?;
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&identity.root_pem)?), provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(TlsError::Verifier)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Configure)?
@@ -81,7 +82,9 @@ pub fn member(identity: &Identity) -> Result<ClientConfig, TlsError> {
 
 /// A joining node that knows the root already.
 pub fn pinned(root_pem: &str) -> Result<ClientConfig, TlsError> {
-    let mut config = builder()?.with_root_certificates(roots(root_pem)?).with_no_client_auth();
+    let mut config = builder()?
+        .with_root_certificates(roots(root_pem)?)
+        .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(config)
 }

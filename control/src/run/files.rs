@@ -74,7 +74,9 @@ pub fn clear(state_dir: &Path) -> Result<(), RunError> {
     for name in [FACTS, "node.crt", "root.crt"] {
         let path = state_dir.join(name);
         match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(file_error("remove", &path)(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(file_error("remove", &path)(error));
+            }
             _ => {}
         }
     }

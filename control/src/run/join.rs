@@ -29,7 +29,7 @@ pub enum JoinError {
     Fingerprint { expected: String },
     #[error("no remote address was given")]
     NoRemote,
-    #[error("could not connect to prospective new cluster member using its advertised address: {last}")]
+    #[error("the manager could not be reached: {last}")]
     Unreachable { last: String },
     /// The manager's own words.
     #[error("{0}")]
@@ -48,7 +48,9 @@ impl From<JoinCallError> for JoinError {
             JoinCallError::InvalidToken => JoinError::InvalidToken,
             JoinCallError::Fingerprint { expected } => JoinError::Fingerprint { expected },
             JoinCallError::Unreachable { last } => JoinError::Unreachable { last },
-            JoinCallError::Refused(text) if text == JoinError::InvalidToken.to_string() => JoinError::InvalidToken,
+            JoinCallError::Refused(text) if text == JoinError::InvalidToken.to_string() => {
+                JoinError::InvalidToken
+            }
             JoinCallError::Refused(text) => JoinError::Refused(text),
             JoinCallError::Tls(error) => JoinError::Refused(error.to_string()),
         }
@@ -86,7 +88,11 @@ pub async fn join(
                 raft_id: issued.raft_id,
             };
             let running = start::assemble_on(listener, config, false).await?;
-            let others = managers.iter().filter(|address| *address != advertise).cloned().collect();
+            let others = managers
+                .iter()
+                .filter(|address| *address != advertise)
+                .cloned()
+                .collect();
             if let Err(error) = become_member(&running, others).await {
                 running.stop().await;
                 files::clear(state_dir)?;
@@ -149,7 +155,8 @@ async fn first_certificate(
         };
         match issued.await {
             Ok((root_pem, reply)) => {
-                let identity = Identity::from_pem(reply.cert_pem, key_pem, root_pem).ok_or(RunError::Certificate)?;
+                let identity =
+                    Identity::from_pem(reply.cert_pem, key_pem, root_pem).ok_or(RunError::Certificate)?;
                 return Ok(Issued {
                     identity,
                     raft_id: reply.raft_id,

@@ -53,7 +53,12 @@ pub(super) async fn assemble_on(
     )
     .await?;
     let lead = Arc::new(Lead::new(group.clone()));
-    let desk = Arc::new(Desk::new(group.clone(), lead.clone(), &identity.cluster_id, gate.clone()));
+    let desk = Arc::new(Desk::new(
+        group.clone(),
+        lead.clone(),
+        &identity.cluster_id,
+        gate.clone(),
+    ));
     let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
     let spawn = |work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
         let stop = stop.clone();
@@ -92,11 +97,17 @@ impl RunningManager {
     pub async fn stop(self) {
         self.gate.shut();
         self.stop.cancel();
-        if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait()).await.is_err() {
+        if tokio::time::timeout(STOP_TIMEOUT, self.tasks.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("the manager's loops did not end in time");
         }
         if let Err(error) = self.group.raft().shutdown().await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the Raft core did not end well");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the Raft core did not end well"
+            );
         }
     }
 

@@ -20,7 +20,10 @@ struct Node {
 }
 
 fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
 }
 
 fn join_params() -> JoinParams {
@@ -44,7 +47,9 @@ async fn first() -> Node {
         description: NodeDescription::default(),
         availability: Availability::Active,
     };
-    let (running, identity) = init(directory.path(), listen, &listen.to_string(), params).await.unwrap();
+    let (running, identity) = init(directory.path(), listen, &listen.to_string(), params)
+        .await
+        .unwrap();
     assert_eq!(identity.role, Role::Manager);
     Node {
         directory,
@@ -61,7 +66,15 @@ impl Node {
     async fn join_as(&self, token: &str) -> (TempDir, SocketAddr, Result<Joined, JoinError>) {
         let (directory, listen) = (tempfile::tempdir().unwrap(), free_address());
         let remotes = [self.listen.to_string()];
-        let joined = join(directory.path(), listen, &listen.to_string(), &remotes, token, join_params()).await;
+        let joined = join(
+            directory.path(),
+            listen,
+            &listen.to_string(),
+            &remotes,
+            token,
+            join_params(),
+        )
+        .await;
         (directory, listen, joined)
     }
 
@@ -77,7 +90,11 @@ impl Node {
 
     async fn leader(&self) -> crate::manager::Leader {
         let mut leader = self.running.manager.leader();
-        let found = timeout(PATIENCE, leader.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
+        let found = timeout(PATIENCE, leader.wait_for(Option::is_some))
+            .await
+            .unwrap()
+            .unwrap()
+            .clone();
         found.unwrap()
     }
 
@@ -94,7 +111,12 @@ impl Node {
     }
 
     fn has(&self, name: &str) -> bool {
-        self.running.manager.state().borrow().network_named(name).is_some()
+        self.running
+            .manager
+            .state()
+            .borrow()
+            .network_named(name)
+            .is_some()
     }
 }
 
@@ -137,7 +159,14 @@ async fn stop_all(nodes: impl IntoIterator<Item = Node>) {
 async fn a_single_manager_works_and_comes_back_from_disk() {
     let node = first().await;
     let cluster = node.cluster();
-    assert_eq!((cluster.subnet_size, cluster.data_path_port, cluster.probe_key.len()), (24, 4789, 32));
+    assert_eq!(
+        (
+            cluster.subnet_size,
+            cluster.data_path_port,
+            cluster.probe_key.len()
+        ),
+        (24, 4789, 32)
+    );
     assert!(node.running.manager.state().borrow().ingress().is_some());
     node.write("app").await.unwrap();
     node.running.manager.barrier().await.unwrap();
@@ -145,7 +174,9 @@ async fn a_single_manager_works_and_comes_back_from_disk() {
     assert!(matches!(again, Err(RunError::AlreadyMember)));
     node.running.stop().await;
     let (facts, identity) = stored(node.directory.path()).unwrap().unwrap();
-    let running = start(facts.manager_config(node.directory.path(), identity)).await.unwrap();
+    let running = start(facts.manager_config(node.directory.path(), identity))
+        .await
+        .unwrap();
     running.manager.barrier().await.unwrap();
     let state = running.manager.state().borrow().clone();
     assert!(state.network_named("app").is_some());
@@ -170,7 +201,10 @@ fn init_again() -> InitParams {
 async fn followers_forward_and_a_killed_leader_is_replaced() {
     let [one, two, three] = three().await;
     two.write("by-follower").await.unwrap();
-    assert!(two.has("by-follower"), "propose returns when the local state holds it");
+    assert!(
+        two.has("by-follower"),
+        "propose returns when the local state holds it"
+    );
     three.running.manager.barrier().await.unwrap();
     assert!(three.has("by-follower"));
     let refused = three.write("by-follower").await.unwrap_err();
@@ -188,7 +222,10 @@ async fn followers_forward_and_a_killed_leader_is_replaced() {
     println!("first write {:?} after the leader ended", killed.elapsed());
     assert!(killed.elapsed() < Duration::from_secs(10));
     until("the other follower has it", || three.has("after")).await;
-    until("the killed one is unreachable", || !two.running.manager.reachable(1) && !three.running.manager.reachable(1)).await;
+    until("the killed one is unreachable", || {
+        !two.running.manager.reachable(1) && !three.running.manager.reachable(1)
+    })
+    .await;
     stop_all([two, three]).await;
 }
 
@@ -197,7 +234,10 @@ async fn a_manager_that_was_cut_off_does_not_topple_the_leader() {
     let [one, two, three] = three().await;
     let term = one.term();
     three.running.cut_off(true);
-    until("it hears no leader", || three.running.manager.leader().borrow().is_none()).await;
+    until("it hears no leader", || {
+        three.running.manager.leader().borrow().is_none()
+    })
+    .await;
     // Several election timeouts long.
     sleep(Duration::from_secs(8)).await;
     assert_eq!(three.term(), term, "it did not stand");
@@ -244,7 +284,11 @@ async fn all_restart_from_disk() {
     for (directory, raft_id) in &kept {
         let (facts, identity) = stored(directory.path()).unwrap().unwrap();
         assert_eq!(facts.raft_id, *raft_id);
-        again.push(start(facts.manager_config(directory.path(), identity)).await.unwrap());
+        again.push(
+            start(facts.manager_config(directory.path(), identity))
+                .await
+                .unwrap(),
+        );
     }
     for running in &again {
         running.manager.barrier().await.unwrap();
@@ -272,11 +316,18 @@ async fn tokens_and_fingerprints_are_checked() {
     );
     let (_, _, joined) = node.join_as("SWMTKN-1-nonsense").await;
     assert!(matches!(joined, Err(JoinError::InvalidToken)));
-    assert_eq!(node.running.manager.state().borrow().nodes.len(), 1, "nothing changed");
+    assert_eq!(
+        node.running.manager.state().borrow().nodes.len(),
+        1,
+        "nothing changed"
+    );
     let (directory, _, joined) = node.join_as(&cluster.worker_token).await;
     let joined = joined.unwrap();
     assert!(joined.running.is_none());
-    assert_eq!((joined.role, joined.cluster_id.as_str()), (Role::Worker, cluster.id.as_str()));
+    assert_eq!(
+        (joined.role, joined.cluster_id.as_str()),
+        (Role::Worker, cluster.id.as_str())
+    );
     let (facts, identity) = stored(directory.path()).unwrap().unwrap();
     assert_eq!((facts.raft_id, identity), (0, joined.identity));
     stop_all([node]).await;
@@ -316,12 +367,19 @@ async fn a_worker_gets_complete_then_incremental_and_follows_the_leader() {
     let mut handle = open_session(&joined.identity, followers);
     assert!(matches!(next(&mut handle).await, SessionEvent::Connected { .. }));
     let complete = next_assignments(&mut handle).await;
-    assert_eq!((complete.kind(), complete.applies_to), (AssignmentsKind::Complete, 0));
+    assert_eq!(
+        (complete.kind(), complete.applies_to),
+        (AssignmentsKind::Complete, 0)
+    );
     let mut items = Items::new();
     fold(&mut items, &complete.changes);
     assert!(items.contains_key("swarm"));
     assert_eq!(items.keys().filter(|key| key.starts_with("peer/")).count(), 4);
-    handle.sender.send(NodeMessage::Applied(complete.results_in)).await.unwrap();
+    handle
+        .sender
+        .send(NodeMessage::Applied(complete.results_in))
+        .await
+        .unwrap();
     until("the node is ready", || {
         let state = one.running.manager.state();
         let state = state.borrow();
@@ -345,7 +403,10 @@ async fn a_worker_gets_complete_then_incremental_and_follows_the_leader() {
     assert!(applied.address.starts_with("10."), "{applied:?}");
     while !items.keys().any(|key| key.starts_with("attachment/")) {
         let assignments = next_assignments(&mut handle).await;
-        assert_eq!((assignments.kind(), assignments.applies_to), (AssignmentsKind::Incremental, at));
+        assert_eq!(
+            (assignments.kind(), assignments.applies_to),
+            (AssignmentsKind::Incremental, at)
+        );
         at = assignments.results_in;
         fold(&mut items, &assignments.changes);
     }
@@ -360,3 +421,4 @@ async fn a_worker_gets_complete_then_incremental_and_follows_the_leader() {
 }
 
 mod access;
+mod leading;

@@ -69,19 +69,28 @@ async fn acknowledged_entries_and_vote_survive_reopening() {
     let state = log.get_log_state().await.unwrap();
     assert_eq!(state.last_purged_log_id, Some(entry(9).log_id));
     assert_eq!(state.last_log_id, Some(entry(39).log_id));
-    assert_eq!(log.try_get_log_entries(..).await.unwrap(), (10..40).map(entry).collect::<Vec<_>>());
+    assert_eq!(
+        log.try_get_log_entries(..).await.unwrap(),
+        (10..40).map(entry).collect::<Vec<_>>()
+    );
 }
 
 #[test]
 fn a_lost_or_foreign_file_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    assert!(matches!(open(directory.path(), true), Err(LogError::Missing { .. })));
+    assert!(matches!(
+        open(directory.path(), true),
+        Err(LogError::Missing { .. })
+    ));
     filled(directory.path(), 3);
     let other = Arc::new(Sealer::open(&directory.path().join("raft.key"), "swarm", "other").unwrap());
     let foreign = LogStore::open(&directory.path().join("raft.redb"), other, true);
     assert!(matches!(foreign, Err(LogError::Seal(_))));
     std::fs::write(directory.path().join("raft.redb"), b"").unwrap();
-    assert!(matches!(open(directory.path(), true), Err(LogError::Missing { .. })));
+    assert!(matches!(
+        open(directory.path(), true),
+        Err(LogError::Missing { .. })
+    ));
 }
 
 /// What opening a damaged copy gives: the entries, or `None` when it is refused (also by redb's own panic).
@@ -95,7 +104,10 @@ fn reopened(original: &Path, damage: impl FnOnce(&mut Vec<u8>)) -> Option<(Vec<L
         let runtime = tokio::runtime::Runtime::new().unwrap();
         runtime.block_on(async {
             let mut log = open(directory.path(), true).ok()?;
-            Some((log.try_get_log_entries(..).await.ok()?, log.read_vote().await.ok()?))
+            Some((
+                log.try_get_log_entries(..).await.ok()?,
+                log.read_vote().await.ok()?,
+            ))
         })
     });
     result.ok().flatten()
@@ -127,7 +139,9 @@ fn flips_in_the_pages_that_hold_data_are_refused_or_harmless() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 10);
     let bytes = std::fs::read(directory.path().join("raft.redb")).unwrap();
-    let used: Vec<usize> = (0..bytes.len()).filter(|&position| bytes[position] != 0).collect();
+    let used: Vec<usize> = (0..bytes.len())
+        .filter(|&position| bytes[position] != 0)
+        .collect();
     for position in used.iter().step_by(used.len() / 60 + 1) {
         if let Some(found) = reopened(directory.path(), |bytes| bytes[*position] ^= 0x10) {
             assert_eq!(found, whole(10), "byte {position}");
@@ -139,7 +153,9 @@ fn flips_in_the_pages_that_hold_data_are_refused_or_harmless() {
 fn a_torn_tail_is_refused_or_harmless() {
     let directory = tempfile::tempdir().unwrap();
     filled(directory.path(), 10);
-    let length = std::fs::metadata(directory.path().join("raft.redb")).unwrap().len() as usize;
+    let length = std::fs::metadata(directory.path().join("raft.redb"))
+        .unwrap()
+        .len() as usize;
     for cut in [1, 512, 4096, length / 2, length - 1] {
         if let Some(found) = reopened(directory.path(), |bytes| bytes.truncate(length - cut)) {
             assert_eq!(found, whole(10), "cut {cut}");

@@ -89,7 +89,10 @@ fn run(shared: &Shared, operations: &Receiver<Op>) {
         if !batch.is_empty() || commit_moved {
             if let Err(error) = commit(shared, &batch, committed) {
                 // What is on disk is unknown now, and acknowledging or retrying could lose what was acknowledged.
-                tracing::error!(error = &error as &dyn std::error::Error, "cannot write the Raft log");
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "cannot write the Raft log"
+                );
                 std::process::abort();
             }
             written_commit = committed;
@@ -123,19 +126,26 @@ fn commit(shared: &Shared, batch: &[Op], committed: Option<LogId>) -> Result<(),
 }
 
 fn append(shared: &Shared, transaction: &WriteTransaction, entries: &[LogEntry]) -> Result<(), LogError> {
-    let mut log = transaction.open_table(LOG).map_err(database("open the log table"))?;
+    let mut log = transaction
+        .open_table(LOG)
+        .map_err(database("open the log table"))?;
     for entry in entries {
         let index = entry.log_id.index;
         let plain = EntryRecord::from(entry).encode_to_vec();
-        let sealed = shared.sealer.seal(LOG_NAME, index, entry.log_id.leader_id.term, &plain)?;
+        let sealed = shared
+            .sealer
+            .seal(LOG_NAME, index, entry.log_id.leader_id.term, &plain)?;
         log.insert(index, sealed.as_slice()).map_err(database("append"))?;
     }
     Ok(())
 }
 
 fn remove(transaction: &WriteTransaction, range: std::ops::RangeInclusive<u64>) -> Result<(), LogError> {
-    let mut log = transaction.open_table(LOG).map_err(database("open the log table"))?;
-    log.retain_in::<u64, _>(range, |_, _| false).map_err(database("remove entries"))
+    let mut log = transaction
+        .open_table(LOG)
+        .map_err(database("open the log table"))?;
+    log.retain_in::<u64, _>(range, |_, _| false)
+        .map_err(database("remove entries"))
 }
 
 fn put_meta(
@@ -145,8 +155,11 @@ fn put_meta(
     record: &impl Message,
 ) -> Result<(), LogError> {
     let sealed = shared.sealer.seal(name, 0, 0, &record.encode_to_vec())?;
-    let mut meta = transaction.open_table(META).map_err(database("open the meta table"))?;
-    meta.insert(name, sealed.as_slice()).map_err(database("write a meta record"))?;
+    let mut meta = transaction
+        .open_table(META)
+        .map_err(database("open the meta table"))?;
+    meta.insert(name, sealed.as_slice())
+        .map_err(database("write a meta record"))?;
     Ok(())
 }
 

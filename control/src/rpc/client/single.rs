@@ -65,7 +65,11 @@ impl NodeClient {
 
     /// Calls the managers in random order until one serves. One that does not know this node yet, does not lead or is
     /// not there is passed over (`None` or such a status); other failures end the search, for the call may have worked.
-    async fn call<T, F>(&self, deadline: Duration, call: impl Fn(Channel, Duration) -> F) -> Result<T, ClientError>
+    async fn call<T, F>(
+        &self,
+        deadline: Duration,
+        call: impl Fn(Channel, Duration) -> F,
+    ) -> Result<T, ClientError>
     where
         F: Future<Output = Result<Option<T>, Status>>,
     {
@@ -89,7 +93,9 @@ impl NodeClient {
                 match tokio::time::timeout(left, call(channel, left)).await {
                     Ok(Ok(Some(answer))) => return Ok(answer),
                     Ok(Ok(None)) => last = format!("{address} does not lead"),
-                    Ok(Err(status)) if matches!(status.code(), Code::Unavailable | Code::PermissionDenied) => {
+                    Ok(Err(status))
+                        if matches!(status.code(), Code::Unavailable | Code::PermissionDenied) =>
+                    {
                         last = format!("{address}: {}", status.message());
                     }
                     Ok(Err(status)) => {
@@ -110,7 +116,13 @@ impl NodeClient {
     pub async fn create_attachment(&self, request: CreateAttachment) -> Result<Applied, ClientError> {
         let applied = self.call(CALL_TIMEOUT, |channel, left| {
             let request = within(request.clone(), left);
-            async move { Ok(ControlClient::new(channel).create_attachment(request).await?.into_inner().applied) }
+            async move {
+                Ok(ControlClient::new(channel)
+                    .create_attachment(request)
+                    .await?
+                    .into_inner()
+                    .applied)
+            }
         });
         accepted(applied.await?)
     }
@@ -119,7 +131,13 @@ impl NodeClient {
     pub async fn update_attachment(&self, request: UpdateAttachment) -> Result<Applied, ClientError> {
         let applied = self.call(CALL_TIMEOUT, |channel, left| {
             let request = within(request.clone(), left);
-            async move { Ok(ControlClient::new(channel).update_attachment(request).await?.into_inner().applied) }
+            async move {
+                Ok(ControlClient::new(channel)
+                    .update_attachment(request)
+                    .await?
+                    .into_inner()
+                    .applied)
+            }
         });
         accepted(applied.await?)
     }
@@ -134,7 +152,8 @@ impl NodeClient {
                 async move { Ok(Some(CaClient::new(channel).renew(request).await?.into_inner())) }
             })
             .await?;
-        let identity = Identity::from_pem(reply.cert_pem, key_pem, reply.root_pem).ok_or(ClientError::Certificate)?;
+        let identity =
+            Identity::from_pem(reply.cert_pem, key_pem, reply.root_pem).ok_or(ClientError::Certificate)?;
         if identity.node_id != self.identity.borrow().node_id {
             return Err(ClientError::Certificate);
         }
@@ -145,7 +164,11 @@ impl NodeClient {
     pub async fn leave(&self) -> Result<(), ClientError> {
         let reply = self.call(CALL_TIMEOUT, |channel, left| {
             let request = within(LeaveRequest {}, left);
-            async move { Ok(done(MembershipClient::new(channel).leave(request).await?.into_inner())) }
+            async move {
+                Ok(done(
+                    MembershipClient::new(channel).leave(request).await?.into_inner(),
+                ))
+            }
         });
         granted(reply.await?)
     }
@@ -154,7 +177,11 @@ impl NodeClient {
     pub(crate) async fn join(&self) -> Result<(), ClientError> {
         let reply = self.call(MEMBERSHIP_TIMEOUT, |channel, left| {
             let request = within(JoinRequest {}, left);
-            async move { Ok(done(MembershipClient::new(channel).join(request).await?.into_inner())) }
+            async move {
+                Ok(done(
+                    MembershipClient::new(channel).join(request).await?.into_inner(),
+                ))
+            }
         });
         granted(reply.await?)
     }

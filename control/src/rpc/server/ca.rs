@@ -37,15 +37,23 @@ impl Desk {
             root_pem: cluster.root_ca_cert.clone(),
             root_key_pem: cluster.root_ca_key.clone(),
         };
-        let life = cluster.spec.node_cert_expiry.map_or(NODE_LIFE, time::Duration::nanoseconds);
+        let life = cluster
+            .spec
+            .node_cert_expiry
+            .map_or(NODE_LIFE, time::Duration::nanoseconds);
         let now = time::OffsetDateTime::now_utc();
-        authority.sign(csr_pem, node_id, &self.cluster_id, role, now, life).map_err(signing)
+        authority
+            .sign(csr_pem, node_id, &self.cluster_id, role, now, life)
+            .map_err(signing)
     }
 
     fn managers(&self) -> Vec<String> {
         let state = self.group.state();
         let state = state.borrow();
-        let managers = state.nodes.values().filter(|node| !node.manager_address.is_empty());
+        let managers = state
+            .nodes
+            .values()
+            .filter(|node| !node.manager_address.is_empty());
         managers.map(|node| node.manager_address.clone()).collect()
     }
 }
@@ -78,7 +86,11 @@ impl Ca for Desk {
                 availability: request.availability,
                 ..Default::default()
             },
-            manager_address: if manager { request.manager_address } else { String::new() },
+            manager_address: if manager {
+                request.manager_address
+            } else {
+                String::new()
+            },
             address: request.address,
             data_path_address: request.data_path_address,
             description: request.description,
@@ -86,7 +98,11 @@ impl Ca for Desk {
             certificate: cert_pem.clone(),
             ..Default::default()
         };
-        let applied = self.group.propose(Change::CreateNode(CreateNode { node })).await.map_err(proposing)?;
+        let applied = self
+            .group
+            .propose(Change::CreateNode(CreateNode { node }))
+            .await
+            .map_err(proposing)?;
         Ok(Response::new(IssueReply {
             cert_pem,
             raft_id: applied.raft_id,
@@ -109,7 +125,10 @@ impl Ca for Desk {
             certificate: Some(cert_pem.clone()),
             ..Default::default()
         };
-        self.group.propose(Change::ReportNode(report)).await.map_err(proposing)?;
+        self.group
+            .propose(Change::ReportNode(report))
+            .await
+            .map_err(proposing)?;
         Ok(Response::new(RenewReply {
             cert_pem,
             root_pem: cluster.root_ca_cert.clone(),

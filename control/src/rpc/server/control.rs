@@ -26,7 +26,9 @@ impl Desk {
             },
             Err(error) => return Err(status(error)),
         };
-        Ok(Response::new(ProposeReply { applied: Some(applied) }))
+        Ok(Response::new(ProposeReply {
+            applied: Some(applied),
+        }))
     }
 }
 
@@ -34,11 +36,18 @@ impl Desk {
 impl Control for Desk {
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
         self.caller(request.extensions(), Allowed::Manager)?;
-        let applied = self.group.write_here(request.into_inner().command).await.map_err(status)?;
+        let applied = self
+            .group
+            .write_here(request.into_inner().command)
+            .await
+            .map_err(status)?;
         Ok(Response::new(ProposeReply { applied }))
     }
 
-    async fn read_index(&self, request: Request<ReadIndexRequest>) -> Result<Response<ReadIndexReply>, Status> {
+    async fn read_index(
+        &self,
+        request: Request<ReadIndexRequest>,
+    ) -> Result<Response<ReadIndexReply>, Status> {
         self.caller(request.extensions(), Allowed::Manager)?;
         let index = self.group.read_index_here().await.map_err(status)?;
         Ok(Response::new(ReadIndexReply { index }))
@@ -47,18 +56,28 @@ impl Control for Desk {
     async fn health(&self, request: Request<HealthRequest>) -> Result<Response<HealthReply>, Status> {
         self.caller(request.extensions(), Allowed::Manager)?;
         let leads = self.group.leads();
-        let reachable = if leads { self.group.answering().into_iter().collect() } else { Vec::new() };
+        let reachable = if leads {
+            self.group.answering().into_iter().collect()
+        } else {
+            Vec::new()
+        };
         Ok(Response::new(HealthReply { leads, reachable }))
     }
 
-    async fn create_attachment(&self, request: Request<CreateAttachment>) -> Result<Response<ProposeReply>, Status> {
+    async fn create_attachment(
+        &self,
+        request: Request<CreateAttachment>,
+    ) -> Result<Response<ProposeReply>, Status> {
         let names = self.caller(request.extensions(), Allowed::Node)?;
         let mut create = request.into_inner();
         create.node_id = names.node_id;
         self.propose_for(Change::CreateAttachment(create)).await
     }
 
-    async fn update_attachment(&self, request: Request<UpdateAttachment>) -> Result<Response<ProposeReply>, Status> {
+    async fn update_attachment(
+        &self,
+        request: Request<UpdateAttachment>,
+    ) -> Result<Response<ProposeReply>, Status> {
         let names = self.caller(request.extensions(), Allowed::Node)?;
         let mut update = request.into_inner();
         update.node_id = names.node_id;

@@ -9,6 +9,9 @@ use crate::raft::types::*;
 use crate::rpc::wire::service::raft_server::Raft;
 use crate::rpc::wire::*;
 
+/// Larger than any state; bounds what a peer can make this manager hold.
+const MAX_SNAPSHOT: usize = 1 << 30;
+
 fn stopped(error: impl std::error::Error) -> Status {
     Status::unavailable(format!("the Raft core does not run: {error}"))
 }
@@ -49,7 +52,9 @@ impl Raft for Desk {
             AppendEntriesResponse::Conflict => AppendOutcome::Conflict(Nothing {}),
             AppendEntriesResponse::HigherVote(vote) => AppendOutcome::HigherVote(vote.into()),
         };
-        Ok(Response::new(AppendReply { outcome: Some(outcome) }))
+        Ok(Response::new(AppendReply {
+            outcome: Some(outcome),
+        }))
     }
 
     async fn vote(&self, request: Request<VoteRequest>) -> Result<Response<VoteReply>, Status> {
@@ -73,7 +78,10 @@ impl Raft for Desk {
     ) -> Result<Response<SnapshotReply>, Status> {
         let names = self.caller(request.extensions(), Allowed::RaftMember)?;
         let mut chunks = request.into_inner();
-        let first = chunks.message().await?.ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))?;
+        let first = chunks
+            .message()
+            .await?
+            .ok_or_else(|| Status::invalid_argument("an empty snapshot stream"))?;
         let (Some(vote), Some(meta)) = (first.vote, first.meta) else {
             return Err(Status::invalid_argument("a snapshot stream without head"));
         };
@@ -81,6 +89,9 @@ impl Raft for Desk {
         self.group.hearing().heard();
         let mut data = first.data;
         while let Some(chunk) = chunks.message().await? {
+            if data.len() + chunk.data.len() > MAX_SNAPSHOT {
+                return Err(Status::resource_exhausted("the snapshot is too large"));
+            }
             data.extend_from_slice(&chunk.data);
             self.group.hearing().heard();
         }
@@ -89,7 +100,12 @@ impl Raft for Desk {
             snapshot: Box::new(std::io::Cursor::new(data)),
         };
         let vote = Vote::from(vote);
-        let response = self.group.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        let response = self
+            .group
+            .raft()
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(stopped)?;
         Ok(Response::new(SnapshotReply {
             vote: response.vote.into(),
         }))

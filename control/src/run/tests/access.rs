@@ -30,34 +30,81 @@ async fn call_all(channel: &Channel) -> Vec<(&'static str, Option<Code>)> {
     };
     let chunks = tokio_stream::iter([SnapshotChunk::default()]);
     vec![
-        ("Raft.Append", outcome(raft.append(within(AppendRequest::default(), SECOND)).await)),
-        ("Raft.Vote", outcome(raft.vote(within(VoteRequest::default(), SECOND)).await)),
-        ("Raft.InstallSnapshot", outcome(raft.install_snapshot(within(chunks, SECOND)).await)),
-        ("Raft.PreVote", outcome(raft.pre_vote(within(PreVoteRequest {}, SECOND)).await)),
-        ("Control.Propose", outcome(control.propose(within(ProposeRequest::default(), SECOND)).await)),
-        ("Control.ReadIndex", outcome(control.read_index(within(ReadIndexRequest {}, SECOND)).await)),
-        ("Control.Health", outcome(control.health(within(HealthRequest {}, SECOND)).await)),
+        (
+            "Raft.Append",
+            outcome(raft.append(within(AppendRequest::default(), SECOND)).await),
+        ),
+        (
+            "Raft.Vote",
+            outcome(raft.vote(within(VoteRequest::default(), SECOND)).await),
+        ),
+        (
+            "Raft.InstallSnapshot",
+            outcome(raft.install_snapshot(within(chunks, SECOND)).await),
+        ),
+        (
+            "Raft.PreVote",
+            outcome(raft.pre_vote(within(PreVoteRequest {}, SECOND)).await),
+        ),
+        (
+            "Control.Propose",
+            outcome(control.propose(within(ProposeRequest::default(), SECOND)).await),
+        ),
+        (
+            "Control.ReadIndex",
+            outcome(control.read_index(within(ReadIndexRequest {}, SECOND)).await),
+        ),
+        (
+            "Control.Health",
+            outcome(control.health(within(HealthRequest {}, SECOND)).await),
+        ),
         (
             "Control.CreateAttachment",
-            outcome(control.create_attachment(within(CreateAttachment::default(), SECOND)).await),
+            outcome(
+                control
+                    .create_attachment(within(CreateAttachment::default(), SECOND))
+                    .await,
+            ),
         ),
         (
             "Control.UpdateAttachment",
-            outcome(control.update_attachment(within(UpdateAttachment::default(), SECOND)).await),
+            outcome(
+                control
+                    .update_attachment(within(UpdateAttachment::default(), SECOND))
+                    .await,
+            ),
         ),
-        ("Ca.GetRoot", outcome(ca.get_root(within(RootRequest {}, SECOND)).await)),
-        ("Ca.Issue", outcome(ca.issue(within(IssueRequest::default(), SECOND)).await)),
-        ("Ca.Renew", outcome(ca.renew(within(RenewRequest::default(), SECOND)).await)),
-        ("Membership.Join", outcome(membership.join(within(JoinRequest {}, SECOND)).await)),
+        (
+            "Ca.GetRoot",
+            outcome(ca.get_root(within(RootRequest {}, SECOND)).await),
+        ),
+        (
+            "Ca.Issue",
+            outcome(ca.issue(within(IssueRequest::default(), SECOND)).await),
+        ),
+        (
+            "Ca.Renew",
+            outcome(ca.renew(within(RenewRequest::default(), SECOND)).await),
+        ),
+        (
+            "Membership.Join",
+            outcome(membership.join(within(JoinRequest {}, SECOND)).await),
+        ),
         (
             "Dispatcher.Session",
-            outcome(dispatcher.session(within(tokio_stream::iter([hello]), SECOND)).await),
+            outcome(
+                dispatcher
+                    .session(within(tokio_stream::iter([hello]), SECOND))
+                    .await,
+            ),
         ),
     ]
 }
 
 fn channel_as(trust: Trust, node: &Node) -> Channel {
-    Dialer::new(trust, Arc::new(Gate::default())).channel(&node.listen.to_string(), ANY_MANAGER).unwrap()
+    Dialer::new(trust, Arc::new(Gate::default()))
+        .channel(&node.listen.to_string(), ANY_MANAGER)
+        .unwrap()
 }
 
 fn signed(node: &Node, node_id: &str, cluster_id: &str, role: Role, life: time::Duration) -> Identity {
@@ -68,7 +115,9 @@ fn signed(node: &Node, node_id: &str, cluster_id: &str, role: Role, life: time::
     };
     let (key, csr) = make_request().unwrap();
     let now = time::OffsetDateTime::now_utc();
-    let cert = authority.sign(&csr, node_id, cluster_id, role, now, life).unwrap();
+    let cert = authority
+        .sign(&csr, node_id, cluster_id, role, now, life)
+        .unwrap();
     Identity::from_pem(cert, key, authority.root_pem).unwrap()
 }
 
@@ -95,7 +144,12 @@ async fn every_method_serves_only_those_it_is_for() {
         assert_eq!(code, expected, "{method} without a certificate");
     }
 
-    let for_nodes = ["Control.CreateAttachment", "Control.UpdateAttachment", "Ca.Renew", "Dispatcher.Session"];
+    let for_nodes = [
+        "Control.CreateAttachment",
+        "Control.UpdateAttachment",
+        "Ca.Renew",
+        "Dispatcher.Session",
+    ];
     for (method, code) in call_all(&channel_as(member(worker.clone()), &node)).await {
         let denied = code == Some(Code::PermissionDenied);
         let open = for_nodes.contains(&method) || method == "Ca.GetRoot" || method == "Ca.Issue";
@@ -117,7 +171,10 @@ async fn every_method_serves_only_those_it_is_for() {
     }
     // An old manager certificate of a node that is a worker now.
     for (method, code) in call_all(&channel_as(member(posing), &node)).await {
-        if method.starts_with("Control.Propose") || method == "Control.ReadIndex" || method == "Membership.Join" {
+        if method.starts_with("Control.Propose")
+            || method == "Control.ReadIndex"
+            || method == "Membership.Join"
+        {
             assert_eq!(code, Some(Code::PermissionDenied), "{method} by a demoted node");
         }
     }
@@ -126,7 +183,9 @@ async fn every_method_serves_only_those_it_is_for() {
     let other_root = Authority::make(time::OffsetDateTime::now_utc()).unwrap();
     let (key, csr) = make_request().unwrap();
     let now = time::OffsetDateTime::now_utc();
-    let forged = other_root.sign(&csr, &own.node_id, &cluster_id, Role::Manager, now, long).unwrap();
+    let forged = other_root
+        .sign(&csr, &own.node_id, &cluster_id, Role::Manager, now, long)
+        .unwrap();
     let forged = Identity::from_pem(forged, key, own.root_pem.clone()).unwrap();
     for (who, identity) in [("an expired certificate", expired), ("another root", forged)] {
         for (method, code) in call_all(&channel_as(member(identity), &node)).await {
@@ -144,16 +203,28 @@ async fn a_removed_node_loses_its_session_and_gets_no_other() {
     let (_directory, _, joined) = node.join_as(&node.cluster().worker_token).await;
     let worker = joined.unwrap().identity;
     let mut handle = open_session(&worker, vec![node.listen.to_string()]);
-    assert_eq!(next_assignments(&mut handle).await.kind(), AssignmentsKind::Complete);
+    assert_eq!(
+        next_assignments(&mut handle).await.kind(),
+        AssignmentsKind::Complete
+    );
     let removed = Instant::now();
     let remove = RemoveNode {
         id: worker.node_id.clone(),
         force: true,
     };
-    node.running.manager.propose(Change::RemoveNode(remove)).await.unwrap();
+    node.running
+        .manager
+        .propose(Change::RemoveNode(remove))
+        .await
+        .unwrap();
     while !matches!(next(&mut handle).await, SessionEvent::Disconnected { .. }) {}
     assert!(removed.elapsed() < Duration::from_secs(5));
-    assert!(timeout(Duration::from_secs(2), handle.events.recv()).await.is_err(), "it gets no other session");
+    assert!(
+        timeout(Duration::from_secs(2), handle.events.recv())
+            .await
+            .is_err(),
+        "it gets no other session"
+    );
     stop_all([node]).await;
 }
 
