@@ -1,5 +1,8 @@
 //! `/networks`: overlays are the swarm's, all others the Engine's, and their twins nobody's.
 
+mod connect;
+mod prune;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -7,19 +10,19 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
+use super::Api;
 use super::answer::{
     Answer, bad_request, empty, fail, filters, json as json_answer, look_up, manager, not_built, ok,
     parse_json, read_bytes,
 };
-use super::core::container::{self, Place, is_predefined};
+use super::core::container::is_predefined;
 use super::core::filter::Filters;
 use super::core::find;
-use super::core::query::{Query, encode};
+use super::core::query::Query;
 use super::core::shape::network::{CreateRequest, Overlay};
 use super::core::twin::Twins;
 use super::io::engine::read;
 use super::pass::{Call, pass, pass_with, stream};
-use super::{Api, containers};
 use crate::core::state::ClusterState;
 use crate::daemon::{ApiError, Membership, NodeDaemon};
 use crate::model::id::object_id;
@@ -56,11 +59,11 @@ pub async fn answer(api: &Api, method: &str, segments: &[&str], call: Call, quer
     match (method, segments) {
         ("GET", ["networks"]) => list(api, call, query).await,
         ("POST", ["networks", "create"]) => create(api, call).await,
-        ("POST", ["networks", "prune"]) => prune(api, call, query).await,
+        ("POST", ["networks", "prune"]) => prune::prune(api, call, query).await,
         ("GET", ["networks", id]) => inspect(api, id, call, query).await,
         ("DELETE", ["networks", id]) => remove(api, id, call).await,
-        ("POST", ["networks", id, "connect"]) => connect(api, id, call).await,
-        ("POST", ["networks", id, "disconnect"]) => disconnect(api, id, call).await,
+        ("POST", ["networks", id, "connect"]) => connect::connect(api, id, call).await,
+        ("POST", ["networks", id, "disconnect"]) => connect::disconnect(api, id, call).await,
         _ => pass(api, call).await,
     }
 }
@@ -279,150 +282,7 @@ async fn remove_overlay(api: &Api, id: &str) -> Answer {
     empty(StatusCode::NO_CONTENT)
 }
 
-/// Prunes the Engine's networks one by one, so that twins nobody uses at the moment stay, and on a manager the
-/// overlays that nothing uses.
-async fn prune(api: &Api, call: Call, query: &Query) -> Answer {
-    let filters = filters(query, &["label", "label!", "until"])?;
-    let known = twins(api.daemon.as_ref());
-    let mut deleted: Vec<Value> = Vec::new();
-    if known.is_empty() {
-        let response = pass_with(api, call, Vec::new()).await?;
-        if response.status() != StatusCode::OK {
-            return Ok(stream(response));
-        }
-        let answer: Value = json_of(response.into_body()).await?;
-        deleted.extend(
-            answer["NetworksDeleted"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .cloned(),
-        );
-    } else if filters.has("until") {
-        return Err(not_built(
-            "pruning networks by age on a node with overlay networks",
-        ));
-    } else {
-        deleted.extend(prune_engine(api, &known, &filters).await?);
-    }
-    if let (Membership::Manager(_, manager), false) = (api.daemon.membership(), filters.has("until")) {
-        let used = used_networks(api);
-        let unused = known
-            .overlays()
-            .filter(|overlay| !overlay.ingress && !used(&overlay.id));
-        for overlay in unused.filter(|overlay| prunable(&filters, &overlay.labels)) {
-            let id = overlay.id.clone();
-            match manager.propose(Change::RemoveNetwork(RemoveNetwork { id })).await {
-                Ok(_) => deleted.push(Value::String(overlay.name.clone())),
-                Err(error) => tracing::debug!(%error, network = overlay.name, "not pruned"),
-            }
-        }
-    }
-    ok(&json!({"NetworksDeleted": deleted}))
-}
-
-fn prunable(filters: &Filters, labels: &BTreeMap<String, String>) -> bool {
-    filters.labels("label", labels) && !(filters.has("label!") && filters.labels("label!", labels))
-}
-
-async fn prune_engine(api: &Api, known: &Twins, filters: &Filters) -> Result<Vec<Value>, ApiError> {
-    let path = format!(
-        "/networks?filters={}",
-        encode(r#"{"dangling":["true"],"type":["custom"]}"#)
-    );
-    let (_, networks) = api.engine.get(&path).await?;
-    let mut deleted = Vec::new();
-    for network in networks.as_array().into_iter().flatten() {
-        let id = network["Id"].as_str().unwrap_or("");
-        let labels: BTreeMap<String, String> =
-            serde_json::from_value(network["Labels"].clone()).unwrap_or_default();
-        if known.swarm_id(id).is_some() || !prunable(filters, &labels) {
-            continue;
-        }
-        let (status, _) = api
-            .engine
-            .ask(hyper::Method::DELETE, &format!("/networks/{id}"), None)
-            .await?;
-        if status.is_success() {
-            deleted.push(network["Name"].clone());
-        }
-    }
-    Ok(deleted)
-}
-
 async fn take_body(mut call: Call) -> Result<(Call, Bytes), ApiError> {
     let bytes = read_bytes(call.request.body_mut()).await?;
     Ok((call, bytes))
-}
-
-/// Connects a container to an overlay as an attachment of the swarm.
-async fn connect(api: &Api, reference: &str, call: Call) -> Answer {
-    let (mut call, bytes) = take_body(call).await?;
-    let mut body: Value = parse_json(&bytes)?;
-    let Some(target) = containers::overlay_of(api, reference).await? else {
-        return Ok(stream(pass_with(api, call, bytes.to_vec()).await?));
-    };
-    let name = body["Container"].as_str().unwrap_or("").to_string();
-    let (status, container) = api
-        .engine
-        .get(&format!("/containers/{}/json", encode(&name)))
-        .await?;
-    if status != StatusCode::OK {
-        return json_answer(status, &container);
-    }
-    let container_id = container["Id"].as_str().unwrap_or("").to_string();
-    let mut wish = container::wish(&target, &body["EndpointConfig"]);
-    let own = container["Name"]
-        .as_str()
-        .unwrap_or("")
-        .trim_start_matches('/')
-        .to_string();
-    wish.aliases.retain(|alias| *alias != own);
-    let Some(place) = containers::attach(api, wish, &[own]).await? else {
-        return Ok(stream(pass_with(api, call, bytes.to_vec()).await?));
-    };
-    container::set_address(&mut body["EndpointConfig"], &place.address);
-    call.path = format!("/networks/{}/connect", place.engine_id);
-    let response = pass_with(api, call, body.to_string().into_bytes()).await;
-    finish(api, response, &place, &container_id).await
-}
-
-async fn finish(
-    api: &Api,
-    response: Result<hyper::Response<Incoming>, ApiError>,
-    place: &Place,
-    container_id: &str,
-) -> Answer {
-    match response {
-        Ok(response) if response.status().is_success() => {
-            api.daemon.attached(&place.attachment_id, container_id).await?;
-            Ok(stream(response))
-        }
-        other => {
-            containers::give_back(api, std::slice::from_ref(place)).await;
-            other.map(stream)
-        }
-    }
-}
-
-async fn disconnect(api: &Api, reference: &str, call: Call) -> Answer {
-    let (mut call, bytes) = take_body(call).await?;
-    let known = twins(api.daemon.as_ref());
-    let Some((overlay, engine_id)) = surely(&known, reference)
-        .or_else(|| known.by_prefix(reference).next())
-        .and_then(|overlay| Some((overlay, known.engine_id(&overlay.id)?)))
-    else {
-        return Ok(stream(pass_with(api, call, bytes.to_vec()).await?));
-    };
-    let body: Value = parse_json(&bytes)?;
-    let name = body["Container"].as_str().unwrap_or("");
-    let id = containers::full_id(api, name).await?;
-    call.path = format!("/networks/{engine_id}/disconnect");
-    let response = pass_with(api, call, bytes.to_vec()).await?;
-    if response.status().is_success()
-        && let Some(id) = id
-    {
-        containers::detach(api, &id, Some(&overlay.id)).await;
-    }
-    Ok(stream(response))
 }

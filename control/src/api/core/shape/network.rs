@@ -99,7 +99,7 @@ impl CreateRequest {
             attachable: self.attachable,
             ingress: self.ingress,
             ipam: self.ipam.map(|ipam| model::IpamOptions {
-                driver: (!ipam.driver.is_empty()).then(|| model::DriverConfig {
+                driver: (!ipam.driver.is_empty()).then_some(model::DriverConfig {
                     name: ipam.driver,
                     options: ipam.options,
                 }),
