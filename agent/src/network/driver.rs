@@ -21,6 +21,7 @@ use crate::network::core::wire;
 use crate::network::io::driver_socket::{self, SocketError};
 use crate::network::io::ledger_file::{LedgerFile, LedgerFileError};
 use crate::network::io::links::{LinkError, Links};
+use crate::network::io::sysctl::{self, SysctlError};
 use crate::network::{Desired, RESOLVER};
 
 /// How long a call waits for the data plane: it comes up from what lies on disk, within moments of the socket.
@@ -47,6 +48,8 @@ pub enum DriverError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Ledger(#[from] LedgerFileError),
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
     #[error(transparent)]
     Socket(#[from] SocketError),
 }
@@ -317,6 +320,10 @@ impl Driver {
         }
         let endpoint = state.ledger.endpoints.get_mut(&request.endpoint_id);
         let endpoint = endpoint.ok_or_else(|| Refusal::UnknownEndpoint(request.endpoint_id.clone()))?;
+        if let Some(joined) = &endpoint.joined {
+            // For 127.0.0.1; the firewall keeps the container from using it the other way.
+            sysctl::route_localnet(&joined.host_name)?;
+        }
         endpoint.ports = records;
         state.file.save(&state.ledger, false)?;
         self.publish(&state);

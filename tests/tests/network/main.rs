@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use skep_tests::{Cluster, Node, suite, until};
+use skep_tests::{Cluster, Node, Output, suite, until};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -42,17 +42,47 @@ fn main() -> ExitCode {
                 "dockers_forward_policy_is_answered",
                 dockers_forward_policy_is_answered,
             ),
+            (
+                "containers_reach_outside_and_names",
+                containers_reach_outside_and_names,
+            ),
+            (
+                "containers_reach_each_other_and_vips",
+                containers_reach_each_other_and_vips,
+            ),
+            (
+                "published_ports_answer_on_every_node",
+                published_ports_answer_on_every_node,
+            ),
+            (
+                "docker_run_publishes_on_an_overlay",
+                docker_run_publishes_on_an_overlay,
+            ),
             ("endpoints_outlive_the_agent", endpoints_outlive_the_agent),
             ("leaving_removes_everything", leaving_removes_everything),
         ],
     )
 }
 
-/// One node with dockerd and, instead of the agent, its network alone.
+/// Two nodes with dockerd and, instead of the agent, their network alone.
 struct Fixture {
     cluster: Cluster,
     alone: Mutex<Alone>,
+    other: Mutex<Alone>,
 }
+
+/// What node 1 is told at first. Addresses of attachments that only one node uses do no harm on the other.
+const ITEMS: [&str; 9] = [
+    "peer 1 192.168.50.1",
+    "peer 2 192.168.50.2",
+    "network app 4097 10.0.1.0/24 10.0.1.1 -",
+    "network inside 4098 10.0.2.0/24 10.0.2.1 internal",
+    "network ingress 4096 10.255.0.0/16 10.255.0.1 ingress",
+    "attachment a1 app 10.0.1.10/24",
+    "attachment a2 app 10.0.1.11/24",
+    "attachment a3 inside 10.0.2.10/24",
+    "attachment a4 ingress 10.255.0.11/16",
+];
 
 struct Alone {
     child: Child,
@@ -64,20 +94,34 @@ struct Alone {
 
 impl Fixture {
     fn make() -> Result<Self> {
-        let cluster = Cluster::builder("nettest").nodes(1).without_agent().build()?;
-        let alone = Mutex::new(Alone::start(cluster.node(1))?);
-        let fixture = Self { cluster, alone };
-        for line in [
-            "peer 1 192.168.50.1",
-            "network app 4097 10.0.1.0/24 10.0.1.1 -",
-            "network inside 4098 10.0.2.0/24 10.0.2.1 internal",
-            "attachment a1 app 10.0.1.10/24",
-            "attachment a2 app 10.0.1.11/24",
-            "attachment a3 inside 10.0.2.10/24",
-        ] {
+        let cluster = Cluster::builder("nettest").nodes(2).without_agent().build()?;
+        let fixture = Self {
+            alone: Mutex::new(Alone::start(cluster.node(1))?),
+            other: Mutex::new(Alone::start(cluster.node(2))?),
+            cluster,
+        };
+        for line in ITEMS {
             fixture.ask(line)?;
+            fixture.ask_other(line)?;
         }
+        fixture.ask_other("attachment b1 app 10.0.1.20/24")?;
+        fixture.ask_other("attachment b2 ingress 10.255.0.20/16")?;
         Ok(fixture)
+    }
+
+    /// As [`Self::ask`], for node 2.
+    fn ask_other(&self, line: &str) -> Result<String> {
+        self.other
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ask(line)
+    }
+
+    /// One line to both.
+    fn tell(&self, line: &str) -> Result<()> {
+        self.ask(line)?;
+        self.ask_other(line)?;
+        Ok(())
     }
 
     fn node(&self) -> &Node {
@@ -97,29 +141,27 @@ impl Fixture {
     }
 
     fn run(&self, network: &str, address: &str, name: &str) -> Result<String> {
-        let arguments = [
-            "run",
-            "-d",
-            "--name",
-            name,
-            "--network",
-            network,
-            "--ip",
-            address,
-            "--dns",
-            "169.254.1.53",
-            "busybox",
-            "sleep",
-            "600",
-        ];
-        self.node().docker_ok(&arguments)
+        start(self.node(), network, address, name, &[])
     }
+}
+
+/// A container that serves on port 80.
+fn start(node: &Node, network: &str, address: &str, name: &str, more: &[&str]) -> Result<String> {
+    // Of a test that failed.
+    node.docker(&["rm", "-f", name])?;
+    let place = ["--network", network, "--ip", address, "--dns", "169.254.1.53"];
+    node.docker_ok(&[&["run", "-d", "--name", name], &place[..], more, &["skep-test"]].concat())
+}
+
+/// Runs a line in a container.
+fn inside(node: &Node, container: &str, line: &str) -> Result<Output> {
+    node.docker(&["exec", container, "sh", "-c", line])
 }
 
 impl Alone {
     fn start(node: &Node) -> Result<Self> {
         let mut command = node.space()?.command(std::env::current_exe()?);
-        command.args(["alone", "1", &node.address().to_string()]);
+        command.args(["alone", &node.number().to_string(), &node.address().to_string()]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let input = child.stdin.take().context("standard input")?;
         let output = BufReader::new(child.stdout.take().context("standard output")?);
@@ -323,6 +365,120 @@ fn dockers_forward_policy_is_answered(fixture: &Fixture) -> Result<()> {
     Ok(())
 }
 
+fn containers_reach_outside_and_names(fixture: &Fixture) -> Result<()> {
+    let policy = fixture.sh("iptables -S FORWARD")?;
+    ensure!(policy.contains("-P FORWARD DROP"), "{policy}");
+    fixture.ask("twin app")?;
+    fixture.run("app", "10.0.1.10", "c1")?;
+    inside(fixture.node(), "c1", "ping -c 1 -W 3 203.0.113.1")?.ok()?;
+    inside(fixture.node(), "c1", "ping -c 1 -W 3 192.168.50.1")?.ok()?;
+    fixture.ask("endpoint task20 app - 10.0.1.20 2 -")?;
+    let name = inside(fixture.node(), "c1", "nslookup task20")?.ok()?;
+    ensure!(name.contains("10.0.1.20"), "{name}");
+    fixture.ask("remove endpoint/app/task20")?;
+    fixture.node().docker_ok(&["rm", "-f", "c1"])?;
+    Ok(())
+}
+
+fn containers_reach_each_other_and_vips(fixture: &Fixture) -> Result<()> {
+    let (one, two) = (fixture.cluster.node(1), fixture.cluster.node(2));
+    fixture.ask("twin app")?;
+    fixture.ask_other("twin app")?;
+    fixture.run("app", "10.0.1.10", "c1")?;
+    fixture.run("app", "10.0.1.11", "c2")?;
+    start(two, "app", "10.0.1.20", "d1", &[])?;
+    fixture.tell("service web app 10.0.1.2")?;
+    let refused = inside(one, "c1", "skep-testbox get http://web/")?;
+    ensure!(refused.stdout.contains("\"refused\""), "{refused:?}");
+    for line in [
+        "endpoint t10 app - 10.0.1.10 1 -",
+        "endpoint t11 app web 10.0.1.11 1 -",
+        "endpoint t20 app web 10.0.1.20 2 -",
+    ] {
+        fixture.tell(line)?;
+    }
+    for address in ["10.0.1.11", "10.0.1.20"] {
+        inside(one, "c1", &format!("ping -c 1 -W 3 {address}"))?.ok()?;
+    }
+    inside(two, "d1", "ping -c 1 -W 3 10.0.1.10")?.ok()?;
+    for name in ["web", "tasks.web", "t20"] {
+        for _ in 0..6 {
+            let replies = inside(one, "c1", &format!("skep-testbox get http://{name}/"))?;
+            skep_tests::client::replies(&replies)?[0].seen()?;
+        }
+    }
+    let names = inside(one, "c1", "nslookup tasks.web")?.ok()?;
+    ensure!(
+        names.contains("10.0.1.11") && names.contains("10.0.1.20"),
+        "{names}"
+    );
+    fixture.ask("remove endpoint/app/t20")?;
+    let names = inside(one, "c1", "nslookup tasks.web")?.ok()?;
+    ensure!(!names.contains("10.0.1.20"), "{names}");
+    for key in ["endpoint/app/t10", "endpoint/app/t11", "service/app/web"] {
+        fixture.ask(&format!("remove {key}"))?;
+        fixture.ask_other(&format!("remove {key}"))?;
+    }
+    fixture.node().docker_ok(&["rm", "-f", "c1", "c2"])?;
+    two.docker_ok(&["rm", "-f", "d1"])?;
+    Ok(())
+}
+
+fn published_ports_answer_on_every_node(fixture: &Fixture) -> Result<()> {
+    let (one, two) = (fixture.cluster.node(1), fixture.cluster.node(2));
+    fixture.ask("twin ingress")?;
+    fixture.ask_other("twin ingress")?;
+    start(one, "ingress", "10.255.0.11", "c1", &[])?;
+    start(two, "ingress", "10.255.0.20", "d1", &[])?;
+    fixture.tell("published web 8080 80 10.255.0.11@1 10.255.0.20@2")?;
+    for node in [one, two] {
+        let replies = fixture
+            .cluster
+            .client
+            .get(&format!("http://{}:8080/", node.address()), 20)?;
+        let mut hosts = std::collections::BTreeSet::new();
+        for reply in &replies {
+            let seen = reply.seen()?;
+            ensure!(
+                seen.client
+                    .starts_with(&fixture.cluster.client.address().to_string()),
+                "{seen:?}"
+            );
+            hosts.insert(seen.hostname);
+        }
+        ensure!(hosts.len() == 2, "{} answered: {hosts:?}", node.name());
+        for address in ["127.0.0.1", &node.address().to_string()] {
+            let url = format!("http://{address}:8080/");
+            for _ in 0..4 {
+                skep_tests::client::replies(&node.testbox(&["get", &url])?)?[0].seen()?;
+            }
+        }
+    }
+    fixture.ask("remove published/web")?;
+    fixture.ask_other("remove published/web")?;
+    one.docker_ok(&["rm", "-f", "c1"])?;
+    two.docker_ok(&["rm", "-f", "d1"])?;
+    Ok(())
+}
+
+fn docker_run_publishes_on_an_overlay(fixture: &Fixture) -> Result<()> {
+    let node = fixture.node();
+    fixture.ask("twin app")?;
+    start(node, "app", "10.0.1.10", "c1", &["-p", "9090:80"])?;
+    let url = format!("http://{}:9090/", node.address());
+    let replies = fixture.cluster.client.get(&url, 2)?;
+    let seen = replies[0].seen()?;
+    ensure!(
+        seen.client
+            .starts_with(&fixture.cluster.client.address().to_string()),
+        "{seen:?}"
+    );
+    skep_tests::client::replies(&node.testbox(&["get", &url])?)?[0].seen()?;
+    skep_tests::client::replies(&node.testbox(&["get", "http://127.0.0.1:9090/"])?)?[0].seen()?;
+    node.docker_ok(&["rm", "-f", "c1"])?;
+    Ok(())
+}
+
 fn endpoints_outlive_the_agent(fixture: &Fixture) -> Result<()> {
     fixture.run("app", "10.0.1.11", "c2")?;
     let before = fixture.sh("ip -o link show group 29547")?;
@@ -331,13 +487,7 @@ fn endpoints_outlive_the_agent(fixture: &Fixture) -> Result<()> {
         fixture.sh(&format!("kill -9 {}", alone.pid))?;
         alone.child.wait()?;
         *alone = Alone::start(fixture.node())?;
-        for line in [
-            "peer 1 192.168.50.1",
-            "network app 4097 10.0.1.0/24 10.0.1.1 -",
-            "network inside 4098 10.0.2.0/24 10.0.2.1 internal",
-            "attachment a1 app 10.0.1.10/24",
-            "attachment a2 app 10.0.1.11/24",
-        ] {
+        for line in ITEMS {
             alone.ask(line)?;
         }
     }

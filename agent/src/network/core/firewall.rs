@@ -31,6 +31,7 @@ pub struct FirewallInputs<'a> {
 /// - Connections of the node itself to a published port on any of its addresses become mesh flows by way of
 ///   `skep0`; so do those of containers on other networks of the node. (Outside clients never get here: the uplink's
 ///   program takes their packets first.)
+/// - No container reaches what listens on the node's loopback.
 /// - Nobody outside an overlay opens a connection into it, but by a published port.
 pub fn script(inputs: &FirewallInputs<'_>) -> String {
     let to_mesh = mesh_rules(inputs);
@@ -42,6 +43,10 @@ pub fn script(inputs: &FirewallInputs<'_>) -> String {
         "table inet {TABLE}
 delete table inet {TABLE}
 table inet {TABLE} {{
+\tchain loopback {{
+\t\ttype filter hook prerouting priority raw; policy accept;
+\t\tiifgroup {group} ip daddr 127.0.0.0/8 counter drop
+\t}}
 \tchain prerouting {{
 \t\ttype nat hook prerouting priority dstnat; policy accept;
 {to_mesh}{to_containers}\t}}
@@ -52,7 +57,7 @@ table inet {TABLE} {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\toifname \"{HOST_NAME}\" ip daddr {mesh} snat ip to {node}
 \t\tiifgroup {group} oifgroup != {group} oifname != \"{HOST_NAME}\" meta nfproto ipv4 masquerade
-\t\toifgroup {group} ip saddr 127.0.0.0/8 masquerade
+\t\toifgroup {group} ip saddr 127.0.0.0/8 snat ip to {node}
 \t}}
 \tchain forward {{
 \t\ttype filter hook forward priority filter; policy accept;
