@@ -16,6 +16,7 @@ use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::network::core::ledger::{DriverLedger, JoinPlan, Local, PortRecord, Refusal};
+use crate::network::core::links::Snapshot;
 use crate::network::core::ports::{Port, published_ports};
 use crate::network::core::wire;
 use crate::network::io::driver_socket::{self, SocketError};
@@ -145,11 +146,11 @@ impl Driver {
         self.shared.plane.send_replace(plane);
     }
 
-    /// Unplugs endpoints whose veth is gone.
+    /// Unplugs endpoints whose veth is gone; answers the interfaces it saw.
     ///
     /// # Errors
     /// When interfaces cannot be listed or the ledger not be written.
-    pub async fn prune(&self) -> Result<(), DriverError> {
+    pub async fn prune(&self) -> Result<Snapshot, DriverError> {
         // Under the lock: a veth that a Join made after the list would look gone.
         let mut state = self.shared.state.lock().await;
         let snapshot = self.shared.links.snapshot().await?;
@@ -160,7 +161,7 @@ impl Driver {
             state.file.save(&state.ledger, false)?;
         }
         self.publish(&state);
-        Ok(())
+        Ok(snapshot)
     }
 
     /// Removes the veths of all endpoints; the node leaves its swarm.

@@ -171,10 +171,9 @@ impl Keeper {
         problems: &mut Vec<String>,
     ) -> Result<(), NetworkError> {
         self.sources.link_changes.mark_unchanged();
-        self.driver.prune().await?;
+        let snapshot = self.driver.prune().await?;
         let alive = self.sources.alive.borrow_and_update().clone();
         self.mark(&alive);
-        let snapshot = self.driver.links().snapshot().await?;
         self.keep_links(&snapshot, problems).await?;
         let locals = self.sources.locals.borrow_and_update().clone();
         let uplinks = uplinks(&snapshot, self.config.data_path_address);
@@ -304,7 +303,7 @@ impl Keeper {
         if look_around && iptables::ensure().await? && !sysctl::is_forwarding()? {
             sysctl::forward()?;
         }
-        if look_around && sysctl::is_forwarding().is_ok_and(|forwarding| !forwarding) && !locals.is_empty() {
+        if !locals.is_empty() && !sysctl::is_forwarding()? {
             problems.push("net.ipv4.ip_forward is 0: containers do not reach the outside".to_string());
         }
         Ok(())
