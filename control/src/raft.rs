@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`types`] (what openraft is instantiated with), [`record`] (our bytes for its types),
 //! [`seal`] (records at rest), [`log`] (log and vote in redb), [`machine`] (the state and its snapshots),
-//! [`network`] (RPCs to peers), [`group`] (this member), [`elect`] (pre-vote).
+//! [`network`] (RPCs to peers), [`group`] (this member), [`elect`] (pre-vote),
+//! [`snapshots`] (when one is due).
 
 pub mod elect;
 pub mod group;
@@ -11,4 +12,5 @@ pub mod machine;
 pub mod network;
 pub mod record;
 pub mod seal;
+pub mod snapshots;
 pub mod types;

@@ -41,7 +41,7 @@ pub struct Timing {
     pub lease: Duration,
     pub election_min: Duration,
     pub election_max: Duration,
-    /// Entries between snapshots.
+    /// Entries between snapshots, unless the swarm's spec says another number.
     pub snapshot_every: u64,
     /// Entries kept behind a snapshot for slow followers.
     pub keep_entries: u64,
@@ -289,7 +289,7 @@ impl Group {
         match tokio::time::timeout_at(deadline, reached).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(ControlError::Stopped),
-            Err(_) => Err(timed_out()),
+            Err(_) => Err(unknown(deadline)),
         }
     }
 
@@ -303,7 +303,7 @@ impl Group {
                         error = &error as &dyn std::error::Error,
                         "apply answered what does not decode"
                     );
-                    Err(timed_out())
+                    Err(ControlError::Timeout(0))
                 }
             },
             Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Ok(None),
@@ -332,7 +332,7 @@ impl Group {
         if leader.raft_id == self.raft_id {
             return tokio::time::timeout_at(deadline, self.write_here(command))
                 .await
-                .unwrap_or(Err(timed_out()));
+                .unwrap_or(Err(unknown(deadline)));
         }
         let Ok(mut client) = self.peers.control(&member_of(leader)) else {
             return Ok(None);
@@ -345,7 +345,7 @@ impl Group {
             // command with the id of an object made by it is refused the second time. Only a leader that could not be
             // reached at all is tried again.
             Ok(Err(status)) if never_sent(&status) => Ok(None),
-            Ok(Err(_)) | Err(_) => Err(timed_out()),
+            Ok(Err(_)) | Err(_) => Err(unknown(deadline)),
         }
     }
 
@@ -353,7 +353,7 @@ impl Group {
         if leader.raft_id == self.raft_id {
             return tokio::time::timeout_at(deadline, self.read_index_here())
                 .await
-                .unwrap_or(Err(timed_out()));
+                .unwrap_or(Err(unknown(deadline)));
         }
         let Ok(mut client) = self.peers.control(&member_of(leader)) else {
             return Ok(None);
@@ -386,8 +386,10 @@ fn member_of(leader: &Leader) -> Member {
     }
 }
 
-fn timed_out() -> ControlError {
-    ControlError::Timeout(WRITE_TIMEOUT.as_millis() as u64)
+/// The outcome is not known; says how long the caller has waited.
+fn unknown(deadline: Instant) -> ControlError {
+    let left = deadline.saturating_duration_since(Instant::now());
+    ControlError::Timeout(WRITE_TIMEOUT.saturating_sub(left).as_millis() as u64)
 }
 
 /// Whether a call failed before a byte of it left: the dial failed.
@@ -411,7 +413,8 @@ fn config(timing: &Timing) -> Result<Config, Box<ConfigError>> {
         election_timeout_min: millis(timing.lease) - 1,
         election_timeout_max: millis(timing.lease),
         max_payload_entries: 256,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_every),
+        // See [`super::snapshots`]: the interval is the swarm's and may change.
+        snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: timing.keep_entries,
         enable_elect: false,
         ..Config::default()

@@ -148,9 +148,16 @@ impl LogStore {
             .range(bounds)
             .map(|(_, e)| e.clone())
             .collect();
-        let first_pending = pending.first().map_or(u64::MAX, |entry| entry.log_id.index);
-        let mut entries = self.shared.stored(bounds)?;
-        entries.retain(|entry| entry.log_id.index < first_pending);
+        let before = match pending.first() {
+            Some(first) => (bounds.0, Bound::Excluded(first.log_id.index)),
+            None => bounds,
+        };
+        // The leader sends most entries before they are on its own disk.
+        let mut entries = if is_empty(before) {
+            Vec::new()
+        } else {
+            self.shared.stored(before)?
+        };
         entries.extend(pending);
         Ok(entries)
     }

@@ -16,6 +16,7 @@ use crate::manager::Manager;
 use crate::raft::elect::elections;
 use crate::raft::group::{Group, Timing};
 use crate::raft::network::Peers;
+use crate::raft::snapshots::snapshots;
 use crate::rpc::channel::{Dialer, Trust};
 use crate::rpc::gate::Gate;
 use crate::rpc::server::{Desk, bind, serve};
@@ -72,6 +73,7 @@ pub(super) async fn assemble_on(
     spawn(Box::pin(group.clone().watch_leader()));
     spawn(Box::pin(group.clone().watch_reachable()));
     spawn(Box::pin(elections(group.clone())));
+    spawn(Box::pin(snapshots(group.clone())));
     spawn(Box::pin(lead.run()));
     tasks.close();
     Ok(RunningManager {

@@ -67,6 +67,12 @@ impl Ca for Desk {
 
     async fn issue(&self, request: Request<IssueRequest>) -> Result<Response<IssueReply>, Status> {
         let request = request.into_inner();
+        let invalid = || Status::invalid_argument(token::InvalidToken.to_string());
+        // Cheap checks first: anybody may call this.
+        let form = token::parse(&request.token).map_err(|_| invalid())?;
+        if form.root_digest != token::root_digest(&self.cluster()?.root_ca_cert) {
+            return Err(invalid());
+        }
         // A rotated token must not be taken by a manager that lags behind.
         self.group.barrier().await.map_err(proposing)?;
         let cluster = self.cluster()?;
@@ -75,7 +81,7 @@ impl Ca for Desk {
         let role = match (manager, worker) {
             (true, _) => Role::Manager,
             (_, true) => Role::Worker,
-            _ => return Err(Status::invalid_argument(token::InvalidToken.to_string())),
+            _ => return Err(invalid()),
         };
         let node_id = object_id(rand::random());
         let cert_pem = self.sign(&cluster, &request.csr_pem, &node_id, role)?;

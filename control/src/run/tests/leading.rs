@@ -166,8 +166,20 @@ async fn a_member_that_joins_late_gets_a_snapshot() {
     for number in 0..20 {
         one.write(&format!("n{number}")).await.unwrap();
     }
+    let spec = ClusterSpec {
+        snapshot_interval: Some(10),
+        ..Default::default()
+    };
+    let update = UpdateCluster {
+        spec: Some(spec),
+        ..Default::default()
+    };
+    one.running
+        .manager
+        .propose(Change::UpdateCluster(update))
+        .await
+        .unwrap();
     let raft = one.running.group().raft();
-    raft.trigger().snapshot().await.unwrap();
     until("the snapshot is built", || {
         raft.metrics().borrow().snapshot.is_some()
     })
