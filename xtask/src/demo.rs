@@ -63,7 +63,7 @@ fn cluster_file() -> PathBuf {
 }
 
 fn leave_running(cluster: Cluster) -> Result<()> {
-    let description = cluster.describe()?;
+    let description = cluster.describe().context("describe the cluster")?;
     let path = cluster_file();
     if let Some(directory) = path.parent() {
         fs::create_dir_all(directory)?;
