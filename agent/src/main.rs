@@ -39,7 +39,7 @@ fn run(command: Command) -> anyhow::Result<()> {
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("SKEP_LOG")
         .or_else(|_| EnvFilter::try_from_default_env())
-        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,netlink_proto=error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
 }
 
