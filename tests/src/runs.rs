@@ -119,9 +119,10 @@ impl Run {
         self.change(|record| record.first_processes.push(process))
     }
 
-    /// Makes sure that `path` exists as a mount point; what was not there before goes with the run.
+    /// Makes sure that `path` exists as a mount point; what was not there before the first run goes with the last.
     pub fn mount_point(&self, path: &Path) -> Result<()> {
-        if !path.exists() {
+        let made = others(&self.directory).iter().any(|record| record.mount_points.contains(path));
+        if made || !path.exists() {
             self.change(|record| record.mount_points.insert(path.to_path_buf()))?;
             fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;
         }
@@ -174,14 +175,25 @@ fn directories(parent: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Run directories of all labels.
+fn all() -> Vec<PathBuf> {
+    let ours = |path: &&PathBuf| path.to_string_lossy().starts_with(RUN_ROOT);
+    directories(Path::new("/run"))
+        .iter()
+        .filter(ours)
+        .flat_map(|path| directories(path))
+        .collect()
+}
+
+/// Records of all runs but one.
+fn others(directory: &Path) -> Vec<Record> {
+    let others = all().into_iter().filter(|other| other != directory);
+    others.filter_map(|other| read(&other).ok()).collect()
+}
+
 /// Removes runs whose owner is gone, unless they were kept and live.
 fn sweep() -> Result<()> {
-    let ours = |path: &PathBuf| path.to_string_lossy().starts_with(RUN_ROOT);
-    for directory in directories(Path::new("/run"))
-        .iter()
-        .filter(|path| ours(path))
-        .flat_map(|path| directories(path))
-    {
+    for directory in all() {
         // Without a record it is not known to be a run's; one that is being made has its record at once.
         let Ok(record) = read(&directory) else { continue };
         let alive =
@@ -208,8 +220,10 @@ pub fn remove(directory: &Path) -> Result<()> {
         errors.extend(end_processes(&record.first_processes).err());
         errors.extend(remove_cgroups(&record.cgroup).err());
         errors.extend(remove_tree(&record.data).err());
-        for path in &record.mount_points {
-            // Another run may be using it, or made it first: only an empty one goes.
+        // The kernel lets a directory be removed that is a mount point in another namespace, and the mount goes with it.
+        let unused = others(directory).is_empty();
+        for path in record.mount_points.iter().filter(|_| unused) {
+            // Something else may be using it: only an empty one goes.
             if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
                 errors.extend(fs::remove_dir(path).err().map(anyhow::Error::from));
             }
