@@ -29,7 +29,7 @@ use hyper::header::{HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, body::Incoming};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -93,7 +93,8 @@ async fn serve_connection(api: Arc<Api>, stream: UnixStream) {
     let shutdown = api.shutdown.clone();
     let service = service_fn(move |request| handle(Arc::clone(&api), request));
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        // As with Docker, an idle connection stays: clients keep theirs for the next request.
+        .header_read_timeout(None)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = std::pin::pin!(connection);

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::core::case;
 use super::core::filter::Filters;
 use super::core::find::FindError;
 use super::core::query::Query;
@@ -210,7 +211,7 @@ pub async fn read_bytes(body: &mut Incoming) -> Result<Bytes, ApiError> {
     Ok(collected.to_bytes())
 }
 
-/// Reads a JSON body. `null` members count as absent, as they do in Go.
+/// Reads a JSON body. As in Go, `null` members count as absent and the case of names does not count.
 pub async fn read_json<T: DeserializeOwned>(mut body: Incoming) -> Result<T, ApiError> {
     parse_json(&read_bytes(&mut body).await?)
 }
@@ -219,6 +220,7 @@ pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut value: Value =
         serde_json::from_slice(bytes).map_err(|error| bad_request(format!("invalid JSON: {error}")))?;
     drop_nulls(&mut value);
+    case::correct(&mut value);
     serde_json::from_value(value).map_err(|error| bad_request(format!("invalid JSON: {error}")))
 }
 

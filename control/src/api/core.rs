@@ -1,5 +1,6 @@
 //! The pure half of the API: versions, queries, filters, JSON shapes, what changed.
 
+pub mod case;
 pub mod change;
 pub mod container;
 pub mod filter;

@@ -188,7 +188,14 @@ async fn inspect_overlay(api: &Api, twins: &Twins, overlay: &Overlay) -> Result<
         return Ok(overlay.inspect(None));
     };
     match api.engine.get(&format!("/networks/{engine_id}")).await {
-        Ok((StatusCode::OK, twin)) => Ok(overlay.inspect(Some(&twin["Containers"]))),
+        Ok((StatusCode::OK, twin)) => {
+            let mut network = overlay.inspect(Some(&twin["Containers"]));
+            if overlay.created == 0 {
+                // A worker knows only when its part was made.
+                network["Created"] = twin["Created"].clone();
+            }
+            Ok(network)
+        }
         Ok(_) => Ok(overlay.inspect(None)),
         Err(error) => {
             tracing::debug!(%error, "inspecting a twin network");

@@ -56,6 +56,7 @@ fn what_is_read_back_is_what_was_stored() {
     });
     for value in [full, bare, hollow] {
         let stored = read(&value);
+        assert_eq!(read(&lower(&value)), stored, "whatever the case");
         let shown = serde_json::to_value(ServiceSpec::from(&stored)).unwrap();
         assert_eq!(read(&shown), stored, "{shown}");
     }
@@ -73,4 +74,25 @@ fn what_asks_for_nothing_is_not_refused() {
     });
     let spec: ServiceSpec = serde_json::from_value(spec).unwrap();
     assert_eq!(spec.not_built(), None);
+}
+
+/// With every name in lower case, but for maps of the user's.
+fn lower(value: &Value) -> Value {
+    let mut lowered = lower_names(value);
+    crate::api::core::case::correct(&mut lowered);
+    lowered
+}
+
+fn lower_names(value: &Value) -> Value {
+    match value {
+        Value::Object(members) => members
+            .iter()
+            .map(|(name, member)| match name.as_str() {
+                "Labels" | "Options" | "DriverOpts" | "Sysctls" => (name.to_lowercase(), member.clone()),
+                _ => (name.to_lowercase(), lower_names(member)),
+            })
+            .collect(),
+        Value::Array(elements) => elements.iter().map(lower_names).collect(),
+        other => other.clone(),
+    }
 }
