@@ -86,6 +86,8 @@ pub enum NetworkError {
     NoSuchAddress(IpAddr),
     #[error("the data path address {0} is not IPv4, which is all that is supported yet")]
     NotIpv4(IpAddr),
+    #[error("the data plane is not attached to interface {name}: {reason}")]
+    NotAttached { name: String, reason: String },
     #[error("network {0} is not one of this node's")]
     UnknownNetwork(String),
     #[error("leaving was incomplete: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]

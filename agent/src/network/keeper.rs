@@ -32,6 +32,8 @@ use crate::probe::{DEFAULT_PORT, Peer};
 
 /// What nobody tells us (a flushed firewall, rules that dockerd made anew) is seen by looking.
 const TICK: Duration = Duration::from_secs(5);
+/// Flows that are over leave the table.
+const FLOW_TICK: Duration = Duration::from_secs(10);
 /// Changes of interfaces come in bursts, most of them our own.
 const LINK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -89,6 +91,8 @@ impl Keeper {
     pub async fn run(mut self) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut flow_tick = interval(FLOW_TICK);
+        flow_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut link_due = None;
         let mut fed = true;
         let mut waiting: Vec<ApplyRequest> = Vec::new();
@@ -123,6 +127,7 @@ impl Keeper {
                     None => break,
                 },
                 _ = tick.tick() => look_around = true,
+                _ = flow_tick.tick() => { self.collect_flows(); continue }
             }
             // One pass serves all that wait.
             while let Ok(request) = self.sources.applies.try_recv() {
@@ -191,9 +196,9 @@ impl Keeper {
         let built = tables::build(&inputs);
         problems.extend(built.problems);
         let report = block_in_place(|| self.datapath.sync(&built.tables))?;
-        for (ifindex, reason) in &report.failed {
-            tracing::debug!(ifindex, reason, "interface not attached");
-        }
+        let mut failed = report.failed.into_iter();
+        let attached =
+            failed.try_for_each(|(ifindex, reason)| self.not_attached(ifindex, reason, &locals, &snapshot, problems));
         self.marks = alive.as_ref().clone();
         let dns = names::table(&tables::visible(&inputs), &[]);
         self.sinks.dns.send_replace(Arc::new(dns));
@@ -201,7 +206,29 @@ impl Keeper {
             .peers
             .send_if_modified(|old| replace_if_new(old, peers(&desired.items)));
         self.keep_firewall(desired, &locals, &held, look_around, problems)
-            .await
+            .await?;
+        attached
+    }
+
+    /// A container whose packets no program sees must not start; an uplink without a program is a problem of the node; an
+    /// interface that has gone meanwhile is none.
+    fn not_attached(
+        &self,
+        ifindex: u32,
+        reason: String,
+        locals: &BTreeMap<String, Local>,
+        snapshot: &Snapshot,
+        problems: &mut Vec<String>,
+    ) -> Result<(), NetworkError> {
+        let Some(link) = snapshot.links.iter().find(|link| link.index == ifindex) else {
+            return Ok(());
+        };
+        let name = link.name.clone();
+        if locals.values().any(|local| local.ifindex == ifindex) {
+            return Err(NetworkError::NotAttached { name, reason });
+        }
+        problems.push(format!("published ports do not work on interface {name}: {reason}"));
+        Ok(())
     }
 
     /// The fast path of liveness: one entry, before the whole pass.
@@ -307,6 +334,14 @@ impl Keeper {
             problems.push("net.ipv4.ip_forward is 0: containers do not reach the outside".to_string());
         }
         Ok(())
+    }
+
+    fn collect_flows(&mut self) {
+        let collected = block_in_place(|| self.datapath.collect_flows(Datapath::now()?));
+        match collected {
+            Ok(report) => tracing::trace!(?report, "flows collected"),
+            Err(error) => tracing::warn!(%error, "flows not collected"),
+        }
     }
 
     fn answer(&self, question: Question) {
