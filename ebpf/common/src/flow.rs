@@ -11,7 +11,7 @@ pub const FLOW_VIP: u8 = 1;
 /// `FlowKey::kind`: a published port; `server` is the task and its port.
 pub const FLOW_MESH: u8 = 2;
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct FlowKey {
     pub network: u32,
@@ -58,7 +58,7 @@ pub struct FlowValue {
 }
 
 /// Ports of a fragmented datagram, from its first fragment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct FragmentKey {
     pub network: u32,

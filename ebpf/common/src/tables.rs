@@ -27,7 +27,7 @@ pub struct InterfaceValue {
 }
 
 /// `SOURCES`: the addresses a container may send with.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct SourceKey {
     pub container: u32,
@@ -59,7 +59,7 @@ pub struct NetworkValue {
 }
 
 /// `ENDPOINTS`: who has an address in a network. VIPs stand there too.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct EndpointKey {
     pub network: u32,
@@ -88,7 +88,7 @@ pub struct EndpointValue {
 }
 
 /// `BACKENDS`: the compact list of a VIP.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct BackendKey {
     pub network: u32,
@@ -114,7 +114,7 @@ pub struct NodeValue {
 }
 
 /// `PUBLISHED`: by protocol and port.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct PublishedKey {
     pub protocol: u16,

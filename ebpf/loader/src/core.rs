@@ -1,3 +1,6 @@
 //! Pure half of the loader.
 
+pub mod contents;
+pub mod diff;
+pub mod regions;
 pub mod rows;

@@ -1,3 +1,8 @@
 //! The kernel, one file per side of it.
 
+pub mod attach;
+pub mod bpffs;
+pub mod device;
 pub mod kernel;
+pub mod maps;
+pub mod object;

@@ -1,0 +1,73 @@
+//! The file system that pins live in.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+#[derive(Debug, thiserror::Error)]
+pub enum BpffsError {
+    #[error("make pin directory {path}: {source}")]
+    Make { path: PathBuf, source: io::Error },
+    #[error("look at the file system of {path}: {source}")]
+    Look { path: PathBuf, source: io::Error },
+    #[error("mount a bpf file system on {path}: {source}")]
+    Mount { path: PathBuf, source: io::Error },
+    #[error("list pin directory {path}: {source}")]
+    List { path: PathBuf, source: io::Error },
+    #[error("remove pin {path}: {source}")]
+    Remove { path: PathBuf, source: io::Error },
+}
+
+/// Makes `directory`, mounting a bpffs on it unless it lies in one already.
+pub fn prepare(directory: &Path) -> Result<(), BpffsError> {
+    let make = |path: &Path| {
+        fs::create_dir_all(path).map_err(|source| BpffsError::Make { path: path.to_path_buf(), source })
+    };
+    make(directory)?;
+    let kind = statfs(directory)
+        .map_err(|errno| BpffsError::Look { path: directory.to_path_buf(), source: errno.into() })?
+        .filesystem_type();
+    if kind != BPF_FS_MAGIC {
+        mount(Some("bpf"), directory, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+            .map_err(|errno| BpffsError::Mount { path: directory.to_path_buf(), source: errno.into() })?;
+    }
+    Ok(())
+}
+
+/// Names of the pins in a directory; none if there is no such directory.
+pub fn list(directory: &Path) -> Result<Vec<String>, BpffsError> {
+    let failed = |source| BpffsError::List { path: directory.to_path_buf(), source };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+/// Removes a pin; one that is gone already is fine.
+pub fn remove(path: &Path) -> Result<(), BpffsError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(BpffsError::Remove { path: path.to_path_buf(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory without pins in it; one that is gone already is fine.
+pub fn remove_directory(path: &Path) -> Result<(), BpffsError> {
+    match fs::remove_dir(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(BpffsError::Remove { path: path.to_path_buf(), source })
+        }
+        _ => Ok(()),
+    }
+}

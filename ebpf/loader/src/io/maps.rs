@@ -1,0 +1,212 @@
+//! Typed maps, with the contents user space knows them to have.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::{Ebpf, Pod};
+use skep_ebpf_common::*;
+
+use crate::core::diff::diff;
+
+#[derive(Debug, thiserror::Error)]
+pub enum MapsError {
+    #[error("the eBPF object has no map {0}")]
+    Missing(&'static str),
+    #[error("open map {map}: {source}")]
+    Open { map: &'static str, source: MapError },
+    #[error("read map {map}: {source}")]
+    Read { map: &'static str, source: MapError },
+    #[error("write map {map}: {source}")]
+    Write { map: &'static str, source: MapError },
+    #[error("remove from map {map}: {source}")]
+    Remove { map: &'static str, source: MapError },
+}
+
+/// A table that only user space writes, so what it holds is known.
+#[derive(Debug)]
+pub struct Table<K, V> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+    pub held: BTreeMap<K, V>,
+}
+
+impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
+    fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, MapsError> {
+        let map: HashMap<MapData, K, V> =
+            take(object, name)?.try_into().map_err(|source| MapsError::Open { map: name, source })?;
+        let held = map
+            .iter()
+            .collect::<Result<BTreeMap<K, V>, MapError>>()
+            .map_err(|source| MapsError::Read { map: name, source })?;
+        Ok(Self { name, map, held })
+    }
+
+    pub fn write(&mut self, key: K, value: V) -> Result<(), MapsError> {
+        self.map.insert(key, value, 0).map_err(|source| MapsError::Write { map: self.name, source })?;
+        self.held.insert(key, value);
+        Ok(())
+    }
+
+    pub fn remove(&mut self, key: &K) -> Result<(), MapsError> {
+        match self.map.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(source) if is_absent(&source) => {}
+            Err(source) => return Err(MapsError::Remove { map: self.name, source }),
+        }
+        self.held.remove(key);
+        Ok(())
+    }
+
+    /// Writes what is missing or different. Returns how many.
+    pub fn add(&mut self, wanted: &BTreeMap<K, V>) -> Result<usize, MapsError> {
+        let (written, _) = diff(&self.held, wanted);
+        for (key, value) in &written {
+            self.write(*key, *value)?;
+        }
+        Ok(written.len())
+    }
+
+    /// Removes what is not wanted. Returns how many.
+    pub fn prune(&mut self, wanted: &BTreeMap<K, V>) -> Result<usize, MapsError> {
+        let (_, removed) = diff(&self.held, wanted);
+        for key in &removed {
+            self.remove(key)?;
+        }
+        Ok(removed.len())
+    }
+}
+
+/// A table that the kernel writes.
+#[derive(Debug)]
+pub struct Flows {
+    name: &'static str,
+    map: HashMap<MapData, FlowKey, FlowValue>,
+}
+
+impl Flows {
+    fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, MapsError> {
+        let map = take(object, name)?;
+        // A typed view of an LRU map is the same as of a plain one.
+        let map = map.try_into().map_err(|source| MapsError::Open { map: name, source })?;
+        Ok(Self { name, map })
+    }
+
+    /// All flows; entries that vanish meanwhile are left out.
+    pub fn all(&self) -> Result<Vec<(FlowKey, FlowValue)>, MapsError> {
+        let mut flows = Vec::new();
+        let keys = self.map.keys().collect::<Result<Vec<FlowKey>, MapError>>();
+        let read = |source| MapsError::Read { map: self.name, source };
+        for key in keys.map_err(read)? {
+            match self.map.get(&key, 0) {
+                Ok(value) => flows.push((key, value)),
+                Err(error) if is_absent(&error) => {}
+                Err(source) => return Err(read(source)),
+            }
+        }
+        Ok(flows)
+    }
+
+    /// Writes a flow.
+    pub fn write(&mut self, key: &FlowKey, value: &FlowValue) -> Result<(), MapsError> {
+        self.map.insert(key, value, 0).map_err(|source| MapsError::Write { map: self.name, source })
+    }
+
+    /// Forgets a flow; one that is gone already is fine.
+    pub fn remove(&mut self, key: &FlowKey) -> Result<(), MapsError> {
+        match self.map.remove(key) {
+            Ok(()) => Ok(()),
+            Err(error) if is_absent(&error) => Ok(()),
+            Err(source) => Err(MapsError::Remove { map: self.name, source }),
+        }
+    }
+}
+
+fn is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+/// All maps of the data plane.
+pub struct Maps {
+    pub interfaces: Table<u32, InterfaceValue>,
+    pub sources: Table<SourceKey, SourceValue>,
+    pub networks: Table<u32, NetworkValue>,
+    pub endpoints: Table<EndpointKey, EndpointValue>,
+    pub backends: Table<BackendKey, BackendValue>,
+    pub nodes: Table<u32, NodeValue>,
+    pub peers: Table<Address, u32>,
+    pub own_addresses: Table<Address, u32>,
+    pub published: Table<PublishedKey, PublishedValue>,
+    pub flows: Flows,
+    pub half_open: Flows,
+    rows: Array<MapData, Row>,
+    tasks: Array<MapData, TaskValue>,
+    drops: PerCpuArray<MapData, u64>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    pub fn open(object: &mut Ebpf) -> Result<Self, MapsError> {
+        Ok(Self {
+            interfaces: Table::open(object, "INTERFACES")?,
+            sources: Table::open(object, "SOURCES")?,
+            networks: Table::open(object, "NETWORKS")?,
+            endpoints: Table::open(object, "ENDPOINTS")?,
+            backends: Table::open(object, "BACKENDS")?,
+            nodes: Table::open(object, "NODES")?,
+            peers: Table::open(object, "PEERS")?,
+            own_addresses: Table::open(object, "OWN_ADDRESSES")?,
+            published: Table::open(object, "PUBLISHED")?,
+            flows: Flows::open(object, "FLOWS")?,
+            half_open: Flows::open(object, "HALF_OPEN")?,
+            rows: open(object, "ROWS")?,
+            tasks: open(object, "TASKS")?,
+            drops: open(object, "DROPS")?,
+            counters: open(object, "COUNTERS")?,
+        })
+    }
+
+    pub fn write_rows(&mut self, base: u32, rows: &[Row]) -> Result<(), MapsError> {
+        for (index, row) in (base..).zip(rows) {
+            self.rows.set(index, row, 0).map_err(|source| MapsError::Write { map: "ROWS", source })?;
+        }
+        Ok(())
+    }
+
+    pub fn write_tasks(&mut self, base: u32, tasks: &[TaskValue]) -> Result<(), MapsError> {
+        for (index, task) in (base..).zip(tasks) {
+            self.tasks.set(index, task, 0).map_err(|source| MapsError::Write { map: "TASKS", source })?;
+        }
+        Ok(())
+    }
+
+    /// Drops by number of their reason, summed over CPUs.
+    pub fn drops(&self) -> Result<Vec<u64>, MapsError> {
+        sums(&self.drops, "DROPS", DROP_SLOTS)
+    }
+
+    /// Received, passed, redirected, dropped.
+    pub fn counters(&self) -> Result<Vec<u64>, MapsError> {
+        sums(&self.counters, "COUNTERS", COUNTER_SLOTS)
+    }
+}
+
+fn sums(map: &PerCpuArray<MapData, u64>, name: &'static str, slots: u32) -> Result<Vec<u64>, MapsError> {
+    (0..slots)
+        .map(|slot| {
+            let values = map.get(&slot, 0).map_err(|source| MapsError::Read { map: name, source })?;
+            Ok(values.iter().sum())
+        })
+        .collect()
+}
+
+fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, MapsError> {
+    object.take_map(name).ok_or(MapsError::Missing(name))
+}
+
+fn open<M: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<M, MapsError> {
+    take(object, name)?.try_into().map_err(|source| MapsError::Open { map: name, source })
+}

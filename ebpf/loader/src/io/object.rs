@@ -1,0 +1,53 @@
+//! The embedded programs, loaded with their maps.
+
+use std::path::Path;
+
+use aya::programs::{ProgramError, SchedClassifier};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use skep_ebpf_common::Config;
+
+use crate::io::attach::Program;
+
+/// What `cargo xtask build-ebpf` made.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_DATAPATH_OBJECT"));
+
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    #[error("load the eBPF object: {0}")]
+    Load(#[source] EbpfError),
+    #[error("the eBPF object has no {0}")]
+    Missing(&'static str),
+    #[error("load program {program}: {source}")]
+    Program { program: &'static str, source: ProgramError },
+}
+
+/// Loads all programs. Maps pinned in `pins` are taken over as they are, missing ones are made and pinned there.
+pub fn load(pins: &Path, config: &Config, max_flows: u32) -> Result<Ebpf, ObjectError> {
+    let half_open = (max_flows / 8).max(1024);
+    let mut object = EbpfLoader::new()
+        .default_map_pin_directory(pins)
+        .map_max_entries("FLOWS", max_flows)
+        .map_max_entries("HALF_OPEN", half_open)
+        .override_global("NODE", &config.node, true)
+        .override_global("VXLAN_IFINDEX", &config.vxlan_ifindex, true)
+        .override_global("HOST_IFINDEX", &config.host_ifindex, true)
+        .override_global("MESH_VNI", &config.mesh_vni, true)
+        .override_global("MESH_VNI_FORWARDED", &config.mesh_vni_forwarded, true)
+        .override_global("RESOLVER_BE", &config.resolver_be, true)
+        .override_global("MESH_ADDRESS_BE", &config.mesh_address_be, true)
+        .override_global("HOST_MAC", &config.host_mac, true)
+        .load(OBJECT)
+        .map_err(ObjectError::Load)?;
+    for program in Program::ALL {
+        let source = |source| ObjectError::Program { program: program.name(), source };
+        get(&mut object, *program)?.load().map_err(source)?;
+    }
+    Ok(object)
+}
+
+/// A loaded program.
+pub fn get(object: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, ObjectError> {
+    let name = program.name();
+    let found = object.program_mut(name).ok_or(ObjectError::Missing(name))?;
+    found.try_into().map_err(|source| ObjectError::Program { program: name, source })
+}
