@@ -1,4 +1,4 @@
-//! The bytes that kernel and user space share.
+//! What kernel and user space share: bytes, and the few functions both must agree on ([`hash`], [`state`]).
 //!
 //! Every type is `repr(C)` without implicit padding, so it can be a map key. Numbers in network byte order carry the
 //! suffix `_be`. Nothing here is changed in place: another layout is another pin directory ([`LAYOUT`]).
@@ -7,6 +7,8 @@
 mod address;
 mod drop_reason;
 mod flow;
+pub mod hash;
+pub mod state;
 mod tables;
 mod verdict;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use nix::time::{ClockId, clock_gettime};
 use skep_ebpf_common::{Config, DropReason, FLOW_MESH, FlowValue, LAYOUT, MAX_ROWS, MAX_TASKS, PublishedKey, PublishedValue};
-use skep_ebpf_programs::flow::{is_established, is_over, lifetime_s};
+use skep_ebpf_common::state::{is_established, is_over, lifetime_s};
 
 use crate::core::contents::{Contents, address, contents, published_tasks};
 use crate::core::{regions, rows};
@@ -18,6 +18,7 @@ use crate::io::bpffs::{self, BpffsError};
 use crate::io::device::{self, DeviceError};
 use crate::io::maps::{Maps, MapsError};
 use crate::io::object::{self, ObjectError};
+use crate::io::test_run::{self, TestOutcome, TestPacket, TestRunError};
 use crate::tables::{Counters, DatapathConfig, FlowReport, PublishedEntry, SyncReport, Tables};
 
 /// What can go wrong between the agent and the kernel.
@@ -34,6 +35,8 @@ pub enum DatapathError {
     Maps(#[from] MapsError),
     #[error(transparent)]
     Attach(#[from] AttachError),
+    #[error(transparent)]
+    TestRun(#[from] TestRunError),
     #[error("node {0} is not in the tables")]
     NoSuchNode(u32),
     #[error("published port {port}: row algorithm {algorithm} is not known to this version")]
@@ -345,6 +348,23 @@ impl Datapath {
             }
         }
         Ok(report)
+    }
+
+    /// Runs a program on a packet without sending it anywhere; flows and counters are changed as by a real one.
+    ///
+    /// # Errors
+    /// When the kernel refuses the packet (shorter than an Ethernet header, unknown interface).
+    pub fn test_run(&mut self, program: Program, packet: &TestPacket<'_>) -> Result<TestOutcome, DatapathError> {
+        Ok(test_run::run(&mut self.object, program, packet)?)
+    }
+
+    /// What the kernel says of the loaded programs: name, size in bytes as translated, and instructions the verifier
+    /// walked through.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn programs(&mut self) -> Result<Vec<(&'static str, u32, u32)>, DatapathError> {
+        Ok(object::sizes(&mut self.object)?)
     }
 
     /// Lets go of the kernel's objects. `remove`: detach everything and delete the pins (the node leaves the swarm);

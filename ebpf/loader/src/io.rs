@@ -6,3 +6,4 @@ pub mod device;
 pub mod kernel;
 pub mod maps;
 pub mod object;
+pub mod test_run;

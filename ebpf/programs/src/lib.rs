@@ -1,13 +1,11 @@
 //! Pure packet code, shared by the eBPF attach points (`src/bin/datapath`) and the host tests.
 //!
 //! In reading order: [`packet`] is what a packet can do, [`parse`] reads headers, [`checksum`] and [`translate`] change
-//! them, [`answer`] builds replies, [`hash`] and [`mesh`] choose a task, [`flow`] follows a connection's state.
+//! them, [`answer`] builds replies, [`mesh`] chooses a task.
 #![no_std]
 
 pub mod answer;
 pub mod checksum;
-pub mod flow;
-pub mod hash;
 pub mod mesh;
 pub mod packet;
 pub mod parse;

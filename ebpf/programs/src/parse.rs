@@ -1,18 +1,14 @@
 //! Headers, read from a packet into plain numbers.
 
+pub use skep_ebpf_common::state::{TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+
 use crate::packet::{L3, Packet};
 
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
 pub const ETHERTYPE_ARP: u16 = 0x0806;
 
 pub const ICMP: u8 = 1;
-pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
-
-pub const TCP_FIN: u8 = 1;
-pub const TCP_SYN: u8 = 2;
-pub const TCP_RST: u8 = 4;
-pub const TCP_ACK: u8 = 16;
 
 pub const ICMP_ECHO_REPLY: u8 = 0;
 pub const ICMP_UNREACHABLE: u8 = 3;

@@ -6,7 +6,7 @@
 //! column is no rank: it names a task on a node that no rank before lives on, for the seconds in which those are gone.
 
 use skep_ebpf_common::{COLUMNS, NO_TASK, RANKS, Row};
-use skep_ebpf_programs::hash::weight;
+use skep_ebpf_common::hash::weight;
 
 /// Version of the algorithm in this file. A different one needs a new number: nodes must agree on every row.
 pub const ALGORITHM: u32 = 1;

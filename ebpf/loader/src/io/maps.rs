@@ -106,11 +106,6 @@ impl Flows {
         Ok(flows)
     }
 
-    /// Writes a flow.
-    pub fn write(&mut self, key: &FlowKey, value: &FlowValue) -> Result<(), MapsError> {
-        self.map.insert(key, value, 0).map_err(|source| MapsError::Write { map: self.name, source })
-    }
-
     /// Forgets a flow; one that is gone already is fine.
     pub fn remove(&mut self, key: &FlowKey) -> Result<(), MapsError> {
         match self.map.remove(key) {

@@ -51,3 +51,15 @@ pub fn get(object: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, 
     let found = object.program_mut(name).ok_or(ObjectError::Missing(name))?;
     found.try_into().map_err(|source| ObjectError::Program { program: name, source })
 }
+
+/// Name, translated size in bytes and verified instructions of each program.
+pub fn sizes(object: &mut Ebpf) -> Result<Vec<(&'static str, u32, u32)>, ObjectError> {
+    Program::ALL
+        .iter()
+        .map(|program| {
+            let name = program.name();
+            let info = get(object, *program)?.info().map_err(|source| ObjectError::Program { program: name, source })?;
+            Ok((name, info.size_translated().unwrap_or(0), info.verified_instruction_count().unwrap_or(0)))
+        })
+        .collect()
+}

@@ -75,7 +75,7 @@ proptest! {
 
 #[test]
 fn six_tasks_are_balanced() {
-    let hashes: Vec<u64> = (1..=6).map(skep_ebpf_programs::hash::mix).collect();
+    let hashes: Vec<u64> = (1..=6).map(skep_ebpf_common::hash::mix).collect();
     let list = candidates(&hashes, 3);
     let mut owned = [0_usize; 6];
     for row in build(99, 12, &list) {
@@ -94,14 +94,15 @@ fn fewer_tasks_than_ranks() {
 
 #[test]
 fn values_never_change() {
-    let hashes: Vec<u64> = (1..=5).map(skep_ebpf_programs::hash::mix).collect();
+    let hashes: Vec<u64> = (1..=5).map(skep_ebpf_common::hash::mix).collect();
     let mut list = candidates(&hashes, 3);
     list[4].draining = true;
     let rows = build(0x1234_5678_9abc_def0, 12, &list);
-    let digest = rows.iter().flat_map(|r| r.tasks).fold(0_u64, |d, t| skep_ebpf_programs::hash::mix(d ^ u64::from(t)));
+    let digest = rows.iter().flat_map(|r| r.tasks).fold(0_u64, |d, t| skep_ebpf_common::hash::mix(d ^ u64::from(t)));
     assert_eq!(rows[..4].iter().map(|r| r.tasks).collect::<Vec<_>>(), GOLDEN_ROWS);
     assert_eq!(digest, GOLDEN_DIGEST);
 }
 
-const GOLDEN_ROWS: [[u16; COLUMNS]; 4] = [[0; 4]; 4];
-const GOLDEN_DIGEST: u64 = 0;
+const GOLDEN_ROWS: [[u16; COLUMNS]; 4] =
+    [[2, 3, 4, NO_TASK], [1, 2, 4, 3], [0, 2, 4, NO_TASK], [2, 0, 4, NO_TASK]];
+const GOLDEN_DIGEST: u64 = 0x3dee_8d41_2303_e6e4;

@@ -9,49 +9,16 @@ use skep_ebpf_programs::translate::translate;
 use crate::maps::{ENDPOINTS, INTERFACES, NETWORKS, SOURCES, resolver_be};
 use crate::send::{endpoint_key, is_too_big, set_macs, to_local, to_node};
 use crate::skb::Skb;
-use crate::verdict::{Code, PASS, drop};
-use crate::work::{BACK_PEER, Work};
-use crate::{arp, flows, mesh, reply, vip};
+use crate::verdict::{Code, PASS, TOO_BIG, UNDECIDED, drop};
+use crate::work::{BACK_PEER, Work, read_headers};
+use crate::{arp, flows, mesh, vip};
 
 #[inline(always)]
 pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
-    // SAFETY, here and below: values are plain numbers that user space replaces as a whole.
-    let Some(interface) = (unsafe { INTERFACES.get(skb.ifindex()) }) else {
-        return drop(DropReason::UnknownInterface);
-    };
-    work.container = interface.container;
-    work.back = BACK_PEER;
-    let Some(ethernet) = parse::ethernet(skb) else {
-        return drop(DropReason::Malformed);
-    };
-    match ethernet.ethertype {
-        ETHERTYPE_IPV4 => {}
-        ETHERTYPE_ARP => return arp::from_container(skb, work),
-        _ => return drop(DropReason::UnsupportedProtocol),
-    }
-    let Some(headers) = parse::ipv4(skb) else {
-        return drop(DropReason::Malformed);
-    };
-    work.headers = headers;
-    if !arp::own_mac(work.container, ethernet.source, headers.source_be) {
-        return drop(DropReason::SpoofedMac);
-    }
-    let key = SourceKey {
-        container: work.container,
-        address: Address::v4(headers.source_be),
-    };
-    let Some(source) = (unsafe { SOURCES.get(key) }) else {
-        return drop(DropReason::SpoofedAddress);
-    };
-    work.network = source.network;
-    work.source_vip_be = source.vip.to_v4().unwrap_or(0);
-    // Multicast and limited broadcast go nowhere: nothing floods.
-    if headers.destination_be.to_ne_bytes()[0] >= 224 {
-        return drop(DropReason::UnsupportedProtocol);
-    }
-    if headers.destination_be == resolver_be() {
-        skb.set_for_this_host();
-        return PASS;
+    match admit(skb, work) {
+        UNDECIDED => {}
+        ARP => return arp::from_container(skb, work),
+        code => return code,
     }
     if !flows::fragment_ports(work) {
         return drop(DropReason::FragmentUnknown);
@@ -59,27 +26,59 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
     route(skb, work)
 }
 
+/// Answer of [`admit`]: an ARP packet.
+const ARP: Code = 3;
+
+/// Who sends, and may it? Sets headers, container, network and the sender's VIP.
+#[inline(never)]
+fn admit(skb: &mut Skb, work: &mut Work) -> Code {
+    // SAFETY, here and below: values are plain numbers that user space replaces as a whole.
+    let Some(interface) = (unsafe { INTERFACES.get(skb.ifindex()) }) else {
+        return drop(DropReason::UnknownInterface);
+    };
+    work.container = interface.container;
+    work.back = BACK_PEER;
+    let Some(ethernet) = parse::ethernet(skb) else { return drop(DropReason::Malformed) };
+    match ethernet.ethertype {
+        ETHERTYPE_IPV4 => {}
+        ETHERTYPE_ARP => return ARP,
+        _ => return drop(DropReason::UnsupportedProtocol),
+    }
+    if read_headers(skb, work) == 0 {
+        return drop(DropReason::Malformed);
+    }
+    let source_be = work.headers.source_be;
+    let destination_be = work.headers.destination_be;
+    if !arp::own_mac(work.container, ethernet.source, source_be) {
+        return drop(DropReason::SpoofedMac);
+    }
+    let key = SourceKey { container: work.container, address: Address::v4(source_be) };
+    let Some(source) = (unsafe { SOURCES.get(key) }) else { return drop(DropReason::SpoofedAddress) };
+    work.network = source.network;
+    work.source_vip_be = source.vip.to_v4().unwrap_or(0);
+    // Multicast and limited broadcast go nowhere: nothing floods.
+    if destination_be.to_ne_bytes()[0] >= 224 {
+        return drop(DropReason::UnsupportedProtocol);
+    }
+    if destination_be == resolver_be() {
+        skb.set_for_this_host();
+        return PASS;
+    }
+    UNDECIDED
+}
+
 #[inline(always)]
 fn route(skb: &mut Skb, work: &mut Work) -> Code {
-    let Some(network) = (unsafe { NETWORKS.get(work.network) }) else {
-        return drop(DropReason::UnknownNetwork);
-    };
+    let Some(network) = (unsafe { NETWORKS.get(work.network) }) else { return drop(DropReason::UnknownNetwork) };
     let flags = network.flags;
     let gateway_be = network.gateway.words_be[3];
     let destination_be = work.headers.destination_be;
     let inside = (destination_be ^ network.subnet.words_be[3]) & network.mask.words_be[3] == 0;
     work.mtu = network.mtu;
     if flags & NETWORK_INGRESS != 0 {
-        let tuple = work.headers.tuple;
-        flows::set_mesh_key(
-            work,
-            tuple.destination_be,
-            tuple.destination_port_be,
-            tuple.source_be,
-            tuple.source_port_be,
-        );
-        if let Some(found) = flows::find(work) {
-            return mesh::reply(skb, work, found);
+        let code = mesh::reply(skb, work);
+        if code != UNDECIDED {
+            return code;
         }
     }
     if inside && destination_be != gateway_be {
@@ -117,8 +116,8 @@ fn to_neighbour(skb: &mut Skb, work: &mut Work) -> Code {
 #[inline(always)]
 pub fn to_remote(skb: &mut Skb, work: &mut Work, address_be: u32, node: u32) -> Code {
     if is_too_big(skb, &work.headers, work.mtu) {
-        let source_be = gateway_of(work);
-        return reply::too_big(skb, work, source_be);
+        work.teller_be = gateway_of(work);
+        return TOO_BIG;
     }
     if set_macs(
         skb,

@@ -5,9 +5,9 @@ use skep_ebpf_programs::parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4};
 
 use crate::maps::{mesh_address_be, node};
 use crate::skb::Skb;
-use crate::verdict::{Code, drop};
-use crate::work::{BACK_PLAIN, Work};
-use crate::{arp, flows, mesh, reply};
+use crate::verdict::{Code, drop, refuse};
+use crate::work::{BACK_PLAIN, Work, read_headers};
+use crate::{arp, flows, mesh};
 
 #[inline(always)]
 pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
@@ -19,12 +19,11 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
         ETHERTYPE_ARP => return arp::from_host(skb),
         _ => return drop(DropReason::UnsupportedProtocol),
     }
-    let Some(headers) = parse::ipv4(skb) else {
+    if read_headers(skb, work) == 0 {
         return drop(DropReason::Malformed);
-    };
-    work.headers = headers;
+    }
     work.back = BACK_PLAIN;
-    if headers.destination_be != mesh_address_be() {
+    if work.headers.destination_be != mesh_address_be() {
         return drop(DropReason::HostToOverlay);
     }
     work.network = 0;
@@ -32,7 +31,7 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
         return drop(DropReason::FragmentUnknown);
     }
     if !mesh::look_up(work) {
-        return reply::refuse(skb, work, DropReason::NoBackend);
+        return refuse(DropReason::NoBackend);
     }
     work.entry = node();
     work.origin = u32::from(ORIGIN_HOST);

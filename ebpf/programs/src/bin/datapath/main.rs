@@ -29,7 +29,10 @@ use work::Work;
 fn run(context: TcContext, program: fn(&mut Skb, &mut Work) -> Code) -> i32 {
     let mut skb = Skb::new(context.skb.skb);
     let code = match work::scratch() {
-        Some(work) => program(&mut skb, work),
+        Some(work) => {
+            let code = program(&mut skb, work);
+            reply::settle(&mut skb, work, code)
+        }
         None => verdict::drop(skep_ebpf_common::DropReason::MissingConfig),
     };
     finish(&mut skb, code)

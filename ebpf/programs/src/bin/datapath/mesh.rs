@@ -4,23 +4,22 @@ use skep_ebpf_common::{
     Address, DropReason, GATEWAY_MAC, MESH_FORWARD, MESH_REPLY, NO_TASK, ORIGIN_HOST, PublishedKey,
     TASK_DRAINING, TaskValue, mesh_node_mac,
 };
-use skep_ebpf_programs::flow::is_over;
-use skep_ebpf_programs::hash::flow_hash;
+use skep_ebpf_common::state::is_over;
+use skep_ebpf_common::hash::flow_hash;
 use skep_ebpf_programs::mesh::{Choice, Known, Rank, Ranks, choose};
 use skep_ebpf_programs::parse::{FORM_ERROR, Tuple};
 use skep_ebpf_programs::translate::translate;
 
 use crate::container::{gateway_of, mesh_mac};
-use crate::flows::Found;
 use crate::maps::{
-    ENDPOINTS, NODES, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac, mesh_address_be,
+    ENDPOINTS, NETWORKS, NODES, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac, mesh_address_be,
     mesh_vni, mesh_vni_forwarded, node,
 };
 use crate::send::{endpoint_key, is_too_big, out_of, set_macs, to_local, to_neighbour, to_node};
 use crate::skb::Skb;
-use crate::verdict::{Code, drop};
+use crate::verdict::{Code, TOO_BIG, UNDECIDED, drop, refuse};
 use crate::work::Work;
-use crate::{flows, reply};
+use crate::{flows};
 
 /// Finds the published port the packet is for and the row of its flow. `false`: not published.
 #[inline(always)]
@@ -36,10 +35,7 @@ pub fn look_up(work: &mut Work) -> bool {
     };
     work.published = *published;
     work.network = published.network;
-    work.mtu = match unsafe { skep_networks(work.network) } {
-        Some(mtu) => mtu,
-        None => 0,
-    };
+    work.mtu = unsafe { NETWORKS.get(work.network) }.map_or(0, |n| n.mtu);
     let client = Address::v4(tuple.source_be);
     let hash = flow_hash(
         work.published.seed,
@@ -57,11 +53,6 @@ pub fn look_up(work: &mut Work) -> bool {
         None => work.row = [NO_TASK; 4],
     }
     true
-}
-
-#[inline(always)]
-unsafe fn skep_networks(network: u32) -> Option<u32> {
-    unsafe { crate::maps::NETWORKS.get(network) }.map(|n| n.mtu)
 }
 
 struct View<'a> {
@@ -148,8 +139,8 @@ pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
         Choice::Deliver(column) => deliver(skb, work, column, false),
         Choice::Open(column) => deliver(skb, work, column, true),
         Choice::Forward(column) => send_on(skb, work, column),
-        Choice::Nobody if opens => reply::refuse(skb, work, DropReason::NoBackend),
-        Choice::Nobody => reply::refuse(skb, work, DropReason::UnknownFlow),
+        Choice::Nobody if opens => refuse(DropReason::NoBackend),
+        Choice::Nobody => refuse(DropReason::UnknownFlow),
         Choice::Collision => drop(DropReason::FlowCollision),
     }
 }
@@ -162,8 +153,8 @@ fn send_on(skb: &mut Skb, work: &mut Work, column: usize) -> Code {
     };
     let target = task.node;
     if is_too_big(skb, &work.headers, work.mtu) {
-        let dialed_be = work.headers.destination_be;
-        return reply::too_big(skb, work, dialed_be);
+        work.teller_be = work.headers.destination_be;
+        return TOO_BIG;
     }
     let vni = if work.hop == 0 {
         mesh_vni()
@@ -190,11 +181,11 @@ fn deliver(skb: &mut Skb, work: &mut Work, column: usize, open: bool) -> Code {
     let address = task.address;
     let task_be = address.words_be[3];
     let Some(endpoint) = (unsafe { ENDPOINTS.get(endpoint_key(work.network, task_be)) }) else {
-        return reply::refuse(skb, work, DropReason::NoSuchEndpoint);
+        return refuse(DropReason::NoSuchEndpoint);
     };
     let ifindex = endpoint.ifindex;
     if ifindex == 0 {
-        return reply::refuse(skb, work, DropReason::NotLocal);
+        return refuse(DropReason::NotLocal);
     }
     set_key(work, task_be);
     let tuple = work.headers.tuple;
@@ -229,9 +220,13 @@ fn deliver(skb: &mut Skb, work: &mut Work, column: usize, open: bool) -> Code {
     to_local(skb, task_be, ifindex)
 }
 
-/// A task's packet of a mesh flow: from the dialed address, back by the node the client came in through.
-#[inline(always)]
-pub fn reply(skb: &mut Skb, work: &mut Work, mut found: Found) -> Code {
+/// A task's packet: if it is of a mesh flow, from the dialed address, back by the node the client came in through.
+#[inline(never)]
+pub fn reply(skb: &mut Skb, work: &mut Work) -> Code {
+    let tuple = work.headers.tuple;
+    let client = (tuple.destination_be, tuple.destination_port_be);
+    flows::set_mesh_key(work, client.0, client.1, tuple.source_be, tuple.source_port_be);
+    let Some(mut found) = flows::find(work) else { return UNDECIDED };
     let dialed_be = found.value.dialed.words_be[3];
     let return_node = found.value.return_node;
     let origin = found.value.origin;
@@ -245,8 +240,8 @@ pub fn reply(skb: &mut Skb, work: &mut Work, mut found: Found) -> Code {
     }
     let here = return_node == node();
     if !here && is_too_big(skb, &work.headers, work.mtu) {
-        let source_be = gateway_of(work);
-        return reply::too_big(skb, work, source_be);
+        work.teller_be = gateway_of(work);
+        return TOO_BIG;
     }
     if translate(skb, &work.headers, &work.to).is_err() {
         return drop(DropReason::RewriteFailed);

@@ -11,9 +11,9 @@ use skep_ebpf_programs::translate::translate;
 use crate::maps::{ENDPOINTS, NETWORKS, PEERS, mesh_address_be, mesh_vni, mesh_vni_forwarded};
 use crate::send::{endpoint_key, to_local};
 use crate::skb::Skb;
-use crate::verdict::{Code, drop};
-use crate::work::{BACK_MESH, Work};
-use crate::{flows, mesh, reply, vip};
+use crate::verdict::{Code, drop, refuse};
+use crate::work::{BACK_MESH, Work, read_headers};
+use crate::{flows, mesh, vip};
 
 #[inline(always)]
 pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
@@ -37,10 +37,9 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
     if ethernet.ethertype != ETHERTYPE_IPV4 {
         return drop(DropReason::UnsupportedProtocol);
     }
-    let Some(headers) = parse::ipv4(skb) else {
+    if read_headers(skb, work) == 0 {
         return drop(DropReason::Malformed);
-    };
-    work.headers = headers;
+    }
     if vni == mesh_vni() || vni == mesh_vni_forwarded() {
         return from_mesh(skb, work, &ethernet, vni == mesh_vni(), peer);
     }
@@ -104,7 +103,7 @@ fn from_mesh(skb: &mut Skb, work: &mut Work, ethernet: &Ethernet, first_hop: boo
         return drop(DropReason::FragmentUnknown);
     }
     if !mesh::look_up(work) {
-        return reply::refuse(skb, work, DropReason::NoBackend);
+        return refuse(DropReason::NoBackend);
     }
     mesh::forward(skb, work)
 }

@@ -9,34 +9,42 @@ use skep_ebpf_programs::parse::{FORM_ERROR, FORM_LATER_FRAGMENT, ICMP, ICMP_ECHO
 use crate::maps::{mesh_vni, node};
 use crate::send::{into_peer, out_of, set_macs, to_node};
 use crate::skb::Skb;
-use crate::verdict::{Code, REDIRECTED, answered, drop};
+use crate::verdict::{Code, REDIRECTED, TOO_BIG, answered, drop, is_refusal, unanswered};
 use crate::work::{BACK_MESH, BACK_PEER, Work};
 
 /// IP header and the 8 bytes of transport that an ICMP error must quote.
 const QUOTED: usize = 28;
 const L4: usize = L3 + 20;
 
+/// Sends the answer that a program asked for with its outcome.
+#[inline(always)]
+pub fn settle(skb: &mut Skb, work: &mut Work, code: Code) -> Code {
+    if code == TOO_BIG {
+        return too_big(skb, work);
+    }
+    if is_refusal(code) { refuse(skb, work, code) } else { code }
+}
+
 /// Tells the sender that nobody is there: RST for TCP, port unreachable otherwise.
 #[inline(never)]
-pub fn refuse(skb: &mut Skb, work: &mut Work, reason: DropReason) -> Code {
+fn refuse(skb: &mut Skb, work: &mut Work, code: Code) -> Code {
     let made = if work.headers.protocol == TCP && work.headers.form != FORM_ERROR {
         make_reset(skb, work)
     } else {
         make_error(skb, work, CODE_PORT, 0, work.headers.destination_be)
     };
     match made {
-        Ok(()) => back(skb, work, reason),
-        Err(Refused) => drop(reason),
+        Ok(()) => back(skb, work, code),
+        Err(Refused) => unanswered(code),
     }
 }
 
 /// Tells the sender the largest packet that fits (RFC 1191).
 #[inline(never)]
-pub fn too_big(skb: &mut Skb, work: &mut Work, source_be: u32) -> Code {
-    let mtu = work.mtu as u16;
-    match make_error(skb, work, CODE_TOO_BIG, mtu, source_be) {
-        Ok(()) => back(skb, work, DropReason::TooBig),
-        Err(Refused) => drop(DropReason::TooBig),
+fn too_big(skb: &mut Skb, work: &mut Work) -> Code {
+    match make_error(skb, work, CODE_TOO_BIG, work.mtu as u16, work.teller_be) {
+        Ok(()) => back(skb, work, TOO_BIG),
+        Err(Refused) => unanswered(TOO_BIG),
     }
 }
 
@@ -107,9 +115,9 @@ fn make_error(skb: &mut Skb, work: &Work, code: u8, mtu: u16, source_be: u32) ->
 }
 
 #[inline(always)]
-fn back(skb: &mut Skb, work: &Work, reason: DropReason) -> Code {
+fn back(skb: &mut Skb, work: &Work, refusal: Code) -> Code {
     match send_back(skb, work) {
-        REDIRECTED => answered(reason),
+        REDIRECTED => answered(refusal),
         code => code,
     }
 }

@@ -5,9 +5,9 @@ use skep_ebpf_programs::parse::{self, ETHERTYPE_IPV4, FORM_FIRST_FRAGMENT};
 
 use crate::maps::{OWN_ADDRESSES, node};
 use crate::skb::Skb;
-use crate::verdict::{Code, PASS};
-use crate::work::{BACK_PLAIN, Work};
-use crate::{flows, mesh, reply};
+use crate::verdict::{Code, PASS, refuse};
+use crate::work::{BACK_PLAIN, Work, read_headers};
+use crate::{flows, mesh};
 
 /// Whatever is not for a published port is the stack's.
 #[inline(always)]
@@ -21,23 +21,23 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
     if ethernet.ethertype != ETHERTYPE_IPV4 {
         return PASS;
     }
-    let Some(headers) = parse::ipv4(skb) else {
-        return PASS;
-    };
-    // SAFETY: only its presence matters.
-    if unsafe { OWN_ADDRESSES.get(Address::v4(headers.destination_be)) }.is_none() {
+    if read_headers(skb, work) == 0 {
         return PASS;
     }
-    work.headers = headers;
+    let form = work.headers.form;
+    // SAFETY: only its presence matters.
+    if unsafe { OWN_ADDRESSES.get(Address::v4(work.headers.destination_be)) }.is_none() {
+        return PASS;
+    }
     // Fragments of clients share one table, whatever network their port leads to.
     work.network = 0;
-    if headers.form != FORM_FIRST_FRAGMENT && !flows::fragment_ports(work) {
+    if form != FORM_FIRST_FRAGMENT && !flows::fragment_ports(work) {
         return PASS;
     }
     if !mesh::look_up(work) {
         return PASS;
     }
-    if headers.form == FORM_FIRST_FRAGMENT {
+    if form == FORM_FIRST_FRAGMENT {
         let network = work.network;
         work.network = 0;
         // Later fragments that find nothing go to the stack, which drops them.
@@ -49,7 +49,7 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
     work.hop = 0;
     work.back = BACK_PLAIN;
     if work.published.tasks == 0 {
-        return reply::refuse(skb, work, DropReason::NoBackend);
+        return refuse(DropReason::NoBackend);
     }
     mesh::forward(skb, work)
 }

@@ -13,25 +13,52 @@ pub type Code = u32;
 pub const PASS: Code = 0;
 /// A redirect helper was called last.
 pub const REDIRECTED: Code = 1;
+/// No outcome yet: the program goes on.
+pub const UNDECIDED: Code = 2;
 const DROP: Code = 0x100;
 const ANSWERED: Code = 0x200;
+const REFUSE: Code = 0x400;
+
+/// Bits of a code that hold the reason.
+const REASON: Code = 0x3f;
 
 #[inline(always)]
 pub const fn drop(reason: DropReason) -> Code {
     DROP | reason as u32
 }
 
-/// The packet is gone for this reason, and what is left of it carries the answer.
+/// The packet of a refusal is gone, and what is left of it carries the answer.
 #[inline(always)]
-pub const fn answered(reason: DropReason) -> Code {
-    DROP | ANSWERED | reason as u32
+pub const fn answered(refusal: Code) -> Code {
+    DROP | ANSWERED | (refusal & REASON)
+}
+
+/// The packet of a refusal is gone without an answer.
+#[inline(always)]
+pub const fn unanswered(refusal: Code) -> Code {
+    DROP | (refusal & REASON)
+}
+
+/// Dropped, and the sender is told that nobody is there. Done at the end, where there is stack for it.
+#[inline(always)]
+pub const fn refuse(reason: DropReason) -> Code {
+    REFUSE | reason as u32
+}
+
+/// Dropped, and the sender is told `work.mtu` by `work.teller_be`. Done at the end as well.
+pub const TOO_BIG: Code = 0x800 | DropReason::TooBig as u32;
+
+/// The reason of [`refuse`], if it is one.
+#[inline(always)]
+pub const fn is_refusal(code: Code) -> bool {
+    code & REFUSE != 0
 }
 
 #[inline(always)]
 pub fn finish(skb: &mut Skb, code: Code) -> i32 {
     count(0);
     if code & DROP != 0 {
-        let reason = code & 0x3f;
+        let reason = code & REASON;
         skb.set_note(0, VERDICT_DROP);
         skb.set_note(1, reason);
         count(3);

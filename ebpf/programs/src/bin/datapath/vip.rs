@@ -1,8 +1,8 @@
 //! A service's virtual address inside a network. The client's node holds the flow.
 
 use skep_ebpf_common::{Address, BackendKey, DropReason, ENDPOINT_SERVING, EndpointValue};
-use skep_ebpf_programs::flow::is_over;
-use skep_ebpf_programs::hash::{flow_hash, scale};
+use skep_ebpf_common::state::is_over;
+use skep_ebpf_common::hash::{flow_hash, scale};
 use skep_ebpf_programs::parse::{FORM_ERROR, FORM_WHOLE, ICMP, ICMP_ECHO_REQUEST, TCP, Tuple, UDP};
 use skep_ebpf_programs::translate::translate;
 
@@ -10,7 +10,7 @@ use crate::container::{gateway_of, to_remote};
 use crate::maps::{BACKENDS, ENDPOINTS, NODES};
 use crate::send::{endpoint_key, is_too_big, to_local};
 use crate::skb::Skb;
-use crate::verdict::{Code, drop};
+use crate::verdict::{Code, TOO_BIG, drop, refuse};
 use crate::work::Work;
 use crate::{flows, reply};
 
@@ -47,9 +47,9 @@ pub fn forward(skb: &mut Skb, work: &mut Work, backends: u32) -> Code {
             flows::touch_forward(work, &mut found);
             set_forward(work, task_be);
         }
-        _ if !opens => return reply::refuse(skb, work, DropReason::UnknownFlow),
+        _ if !opens => return refuse(DropReason::UnknownFlow),
         _ => match pick(work, backends) {
-            0 => return reply::refuse(skb, work, DropReason::NoBackend),
+            0 => return refuse(DropReason::NoBackend),
             task_be => {
                 work.value.dialed = Address::v4(tuple.destination_be);
                 work.value.dialed_port_be = tuple.destination_port_be;
@@ -192,13 +192,13 @@ fn pick(work: &Work, backends: u32) -> u32 {
 fn deliver_translated(skb: &mut Skb, work: &mut Work) -> Code {
     let task_be = work.to.destination_be;
     let Some(endpoint) = endpoint(work, task_be) else {
-        return reply::refuse(skb, work, DropReason::NoSuchEndpoint);
+        return refuse(DropReason::NoSuchEndpoint);
     };
     let (ifindex, node) = (endpoint.ifindex, endpoint.node);
     // Before the rewrite: the error must quote what the sender sent.
     if ifindex == 0 && is_too_big(skb, &work.headers, work.mtu) {
-        let source_be = gateway_of(work);
-        return reply::too_big(skb, work, source_be);
+        work.teller_be = gateway_of(work);
+        return TOO_BIG;
     }
     if translate(skb, &work.headers, &work.to).is_err() {
         return drop(DropReason::RewriteFailed);

@@ -1,9 +1,10 @@
 //! What a program knows about the packet in hand.
 
 use skep_ebpf_common::{COLUMNS, FlowKey, FlowValue, FragmentKey, PublishedValue};
-use skep_ebpf_programs::parse::{Headers, Tuple};
+use skep_ebpf_programs::parse::{self, Headers, Tuple};
 
 use crate::maps::WORK;
+use crate::skb::Skb;
 
 /// How an answer gets back to where the packet came from.
 pub const BACK_PEER: u32 = 1;
@@ -26,6 +27,8 @@ pub struct Work {
     pub now_s: u32,
     /// One of the `BACK_` values.
     pub back: u32,
+    /// Who tells the sender of a packet that is too big.
+    pub teller_be: u32,
     /// The sending endpoint's service.
     pub source_vip_be: u32,
     /// Mesh: node the client came in through, how it came, how often the packet was sent on.
@@ -43,4 +46,17 @@ pub fn scratch() -> Option<&'static mut Work> {
     // SAFETY: helper without arguments; a coarse clock is enough for seconds.
     work.now_s = (unsafe { aya_ebpf::helpers::bpf_ktime_get_coarse_ns() } / 1_000_000_000) as u32;
     Some(work)
+}
+
+/// Reads the IPv4 headers into `work.headers`; 0: malformed. A function of its own, so that its stack is free again when
+/// the rest runs.
+#[inline(never)]
+pub fn read_headers(skb: &mut Skb, work: &mut Work) -> u32 {
+    match parse::ipv4(skb) {
+        Some(headers) => {
+            work.headers = headers;
+            1
+        }
+        None => 0,
+    }
 }

@@ -1,6 +1,6 @@
 //! Hashes that all nodes must agree on. Row algorithm 1.
 
-use skep_ebpf_common::Address;
+use crate::Address;
 
 /// Finalizer of splitmix64 (Steele et al., 2014): every input bit reaches every output bit.
 #[inline(always)]

@@ -1,8 +1,12 @@
 //! The state of a flow, as bits that each direction sets for itself, and how long it may be idle.
 
-use skep_ebpf_common::{FIN, FlowValue, RST, SEEN};
+use crate::{FIN, FlowValue, RST, SEEN};
 
-use crate::parse::{TCP, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN};
+pub const TCP: u8 = 6;
+pub const TCP_FIN: u8 = 1;
+pub const TCP_SYN: u8 = 2;
+pub const TCP_RST: u8 = 4;
+pub const TCP_ACK: u8 = 16;
 
 /// Bits after one more packet in a direction.
 #[inline(always)]

@@ -1,0 +1,5 @@
+//! The data plane in the kernel: packets through BPF_PROG_TEST_RUN, and real traffic between namespaces.
+//! Needs root, and says so instead of being skipped.
+
+mod lab;
+mod traffic;

@@ -1,0 +1,282 @@
+//! Real traffic: containers, VIPs and published ports over three nodes.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use skep_ebpf_loader::*;
+
+use crate::lab::{CLIENT, Lab, MESH, Space, node_address};
+
+const APP: u32 = 4097;
+const INGRESS: u32 = 4096;
+const PATIENCE: Duration = Duration::from_secs(3);
+
+fn app(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 1, last)
+}
+
+fn ingress(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(10, 255, 0, last)
+}
+
+/// A TCP server in a namespace: says its own name and whom it sees.
+fn serve(space: &Space, port: u16, name: &str) {
+    let listener = space.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).expect("listen");
+    let name = name.to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let peer = stream.peer_addr().map(|a| a.ip().to_string()).unwrap_or_default();
+            // A client that is gone is the client's business.
+            if stream.write_all(format!("{name} {peer}").as_bytes()).is_err() {
+                continue;
+            }
+        }
+    });
+}
+
+/// What a server said.
+fn ask(space: &Space, to: Ipv4Addr, port: u16) -> std::io::Result<String> {
+    space.run(|| {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(IpAddr::V4(to), port), PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        Ok(said)
+    })
+}
+
+fn refused_at_once(space: &Space, to: Ipv4Addr, port: u16) {
+    let begin = Instant::now();
+    let error = ask(space, to, port).expect_err("nobody is there");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+    assert!(begin.elapsed() < Duration::from_millis(500));
+}
+
+/// Two nodes' worth of an application network: a client on node 0 and tasks on nodes 0 and 1.
+fn application() -> Lab {
+    let mut lab = Lab::new(2);
+    lab.network(APP, "10.0.1.0/24", false);
+    lab.container(0, &[(APP, app(10))]);
+    lab.container(0, &[(APP, app(11))]);
+    lab.container(1, &[(APP, app(12))]);
+    let backends = vec![IpAddr::V4(app(11)), IpAddr::V4(app(12))];
+    lab.tables.services.push(ServiceEntry { vni: APP, vip: IpAddr::V4(app(2)), backends });
+    lab.tables.services.push(ServiceEntry { vni: APP, vip: IpAddr::V4(app(3)), backends: vec![] });
+    lab.sync();
+    lab
+}
+
+#[test]
+fn containers_reach_each_other_and_only_their_network() {
+    let mut lab = application();
+    for at in [1, 2] {
+        serve(&lab.containers[at].space, 80, &format!("task{at}"));
+    }
+    assert_eq!(ask(&lab.containers[0].space, app(11), 80).expect("same node"), "task1 10.0.1.10");
+    assert_eq!(ask(&lab.containers[0].space, app(12), 80).expect("other node"), "task2 10.0.1.10");
+    lab.network(4098, "10.0.2.0/24", false);
+    let stranger = lab.container(0, &[(4098, Ipv4Addr::new(10, 0, 2, 10))]);
+    lab.sync();
+    assert!(ask(&lab.containers[stranger].space, app(11), 80).is_err());
+}
+
+#[test]
+fn a_vip_reaches_all_tasks_and_answers_for_none() {
+    let mut lab = application();
+    for at in [1, 2] {
+        serve(&lab.containers[at].space, 80, &format!("task{at}"));
+    }
+    let client = &lab.containers[0].space;
+    let said: Vec<String> = (0..24).map(|_| ask(client, app(2), 80).expect("VIP")).collect();
+    assert!(said.iter().all(|s| s.ends_with(" 10.0.1.10")), "{said:?}");
+    assert!(said.iter().any(|s| s.starts_with("task1")) && said.iter().any(|s| s.starts_with("task2")), "{said:?}");
+    crate::lab::command(&format!("ip netns exec {} ping -c 1 -W 1 10.0.1.2", client.name));
+    // A port nobody listens on is the task's own refusal, translated back.
+    refused_at_once(client, app(2), 81);
+    refused_at_once(client, app(3), 80);
+    assert!(lab.nodes[0].drops(DropReason::NoBackend) > 0);
+    let counters = lab.nodes[0].with(|d| d.counters()).expect("counters");
+    assert_eq!(counters.received, counters.passed + counters.redirected + counters.dropped);
+}
+
+#[test]
+fn udp_to_a_vip_and_its_refusals() {
+    let lab = application();
+    for at in [1, 2] {
+        let socket = lab.containers[at].space.run(|| UdpSocket::bind("0.0.0.0:53")).expect("bind");
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+                if socket.send_to(&buffer[..length], peer).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let send = |to: Ipv4Addr, port: u16, payload: &[u8]| {
+        lab.containers[0].space.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+            socket.connect((to, port))?;
+            socket.send(payload)?;
+            let mut buffer = [0; 2048];
+            socket.recv(&mut buffer)
+        })
+    };
+    for _ in 0..8 {
+        assert_eq!(send(app(2), 53, b"hello").expect("echo"), 5);
+    }
+    for _ in 0..4 {
+        assert_eq!(send(app(2), 53, &[7; 1800]).expect("echo in fragments"), 1800);
+    }
+    assert_eq!(send(app(2), 54, b"x").expect_err("no such port").kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(send(app(3), 53, b"x").expect_err("no task").kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_task_reaches_itself_by_its_own_vip() {
+    let mut lab = Lab::new(1);
+    lab.network(APP, "10.0.1.0/24", false);
+    let task = lab.container(0, &[(APP, app(10))]);
+    let backends = vec![IpAddr::V4(app(10))];
+    lab.tables.services.push(ServiceEntry { vni: APP, vip: IpAddr::V4(app(2)), backends });
+    lab.sync();
+    serve(&lab.containers[task].space, 80, "me");
+    assert_eq!(ask(&lab.containers[task].space, app(2), 80).expect("hairpin"), "me 10.0.1.2");
+}
+
+#[test]
+fn a_withdrawn_task_keeps_its_flow() {
+    let mut lab = application();
+    lab.tables.services[0].backends = vec![IpAddr::V4(app(12))];
+    lab.sync();
+    let listener = lab.containers[2].space.run(|| TcpListener::bind("0.0.0.0:80")).expect("listen");
+    let mut stream = lab.containers[0].space.run(|| TcpStream::connect("10.0.1.2:80")).expect("connect");
+    let (mut served, _) = listener.accept().expect("accept");
+    let mut exchange = |text: &[u8]| {
+        stream.write_all(text).expect("send");
+        let mut buffer = [0; 8];
+        served.read_exact(&mut buffer[..text.len()]).expect("receive");
+        served.write_all(text).expect("reply");
+        stream.read_exact(&mut buffer[..text.len()]).expect("reply received");
+    };
+    exchange(b"before");
+    let flows = lab.nodes[0].with(|d| d.established_flows_to(APP, IpAddr::V4(app(12)))).expect("flows");
+    assert_eq!(flows, 1);
+    lab.tables.services[0].backends.clear();
+    lab.sync();
+    exchange(b"after");
+    refused_at_once(&lab.containers[0].space, app(2), 80);
+}
+
+#[test]
+fn a_spoofing_container_is_silenced_and_counted() {
+    let mut lab = application();
+    serve(&lab.containers[1].space, 80, "task1");
+    let space = &lab.containers[0].space;
+    space.ip("address add 10.0.1.99/24 dev eth0");
+    let result = space.run(|| {
+        let socket = UdpSocket::bind("10.0.1.99:0").expect("bind");
+        socket.send_to(b"x", "10.0.1.11:80")
+    });
+    assert!(result.is_ok());
+    space.ip("link set eth0 address 02:42:0a:00:01:0b");
+    assert!(ask(&lab.containers[0].space, app(11), 80).is_err());
+    assert!(lab.nodes[0].drops(DropReason::SpoofedAddress) + lab.nodes[0].drops(DropReason::SpoofedArp) > 0);
+    assert!(lab.nodes[0].drops(DropReason::SpoofedMac) + lab.nodes[0].drops(DropReason::SpoofedArp) > 1);
+}
+
+fn published(tasks: &[(u8, u32)]) -> PublishedEntry {
+    PublishedEntry {
+        protocol: Protocol::Tcp,
+        published_port: 8080,
+        target_port: 80,
+        seed: 42,
+        rows_log2: 12,
+        algorithm: rows::ALGORITHM,
+        ingress_vni: INGRESS,
+        tasks: tasks
+            .iter()
+            .map(|(last, node)| PublishedTask {
+                task_hash: u64::from(*last) * 0x9e37_79b9_7f4a_7c15,
+                address: IpAddr::V4(ingress(*last)),
+                node: *node,
+                draining: false,
+            })
+            .collect(),
+    }
+}
+
+/// Three nodes; tasks on the first two, port 8080 on all.
+fn mesh() -> Lab {
+    let mut lab = Lab::new(3);
+    lab.network(APP, "10.0.1.0/24", false);
+    lab.network(INGRESS, "10.255.0.0/24", true);
+    for (at, node) in [(10, 0), (11, 1)] {
+        // The default route is the application network's: replies leave by the other interface.
+        let task = lab.container(node, &[(APP, app(at)), (INGRESS, ingress(at))]);
+        serve(&lab.containers[task].space, 80, &format!("task{at}"));
+    }
+    lab.tables.published.push(published(&[(10, 1), (11, 2)]));
+    lab.tables.published.push(PublishedEntry { published_port: 8081, ..published(&[]) });
+    lab.sync();
+    lab
+}
+
+#[test]
+fn a_published_port_answers_on_every_node_with_the_client_kept() {
+    let lab = mesh();
+    for node in 1..=3 {
+        let said: Vec<String> =
+            (0..16).map(|_| ask(&lab.client, node_address(node), 8080).expect("published")).collect();
+        assert!(said.iter().all(|s| s.ends_with(&format!(" {CLIENT}"))), "{said:?}");
+        assert!(said.iter().any(|s| s.starts_with("task10")), "{said:?}");
+        assert!(said.iter().any(|s| s.starts_with("task11")), "{said:?}");
+        refused_at_once(&lab.client, node_address(node), 8081);
+    }
+}
+
+#[test]
+fn the_nodes_own_sockets_reach_published_ports() {
+    let lab = mesh();
+    for at in 0..3 {
+        let node = &lab.nodes[at];
+        for _ in 0..8 {
+            let said = ask(&node.space, MESH, 8080).expect("published");
+            assert!(said.ends_with(&format!(" {}", node.address)), "{said}");
+        }
+        refused_at_once(&node.space, MESH, 8081);
+    }
+}
+
+#[test]
+fn a_dead_node_is_passed_over_and_flows_survive_a_new_agent() {
+    let mut lab = mesh();
+    let listener = lab.containers[0].space.run(|| TcpListener::bind("0.0.0.0:90")).expect("listen");
+    let entry = PublishedEntry { published_port: 9090, target_port: 90, ..published(&[(10, 1)]) };
+    lab.tables.published.push(entry);
+    lab.sync();
+    let mut stream = lab.client.run(|| TcpStream::connect("192.0.2.3:9090")).expect("connect");
+    let (mut served, _) = listener.accept().expect("accept");
+    for at in 0..3 {
+        lab.nodes[at].with(|d| d.set_alive(2, false)).expect("mark");
+    }
+    for _ in 0..16 {
+        let said = ask(&lab.client, node_address(3), 8080).expect("published");
+        assert!(said.starts_with("task10"), "{said}");
+    }
+    // Another agent takes over: programs are replaced, maps and flows stay.
+    for node in &mut lab.nodes {
+        drop(node.datapath.take());
+        let config = node.config.clone();
+        node.datapath = Some(node.space.run(|| Datapath::open(config)).expect("open again"));
+    }
+    let reports = lab.sync();
+    assert!(reports.iter().all(|r| r.attached.is_empty() && r.detached.is_empty()), "{reports:?}");
+    stream.write_all(b"still there").expect("send");
+    let mut buffer = [0; 11];
+    served.read_exact(&mut buffer).expect("receive");
+    assert_eq!(&buffer, b"still there");
+}
