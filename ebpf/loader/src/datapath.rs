@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use nix::time::{ClockId, clock_gettime};
-use skep_ebpf_common::{Config, DropReason, FLOW_MESH, FlowValue, LAYOUT, MAX_ROWS, MAX_TASKS, PublishedKey, PublishedValue};
 use skep_ebpf_common::state::{is_established, is_over, lifetime_s};
+use skep_ebpf_common::{
+    Config, DropReason, FLOW_MESH, FlowValue, LAYOUT, MAX_ROWS, MAX_TASKS, PublishedKey, PublishedValue,
+};
 
 use crate::core::contents::{Contents, address, contents, published_tasks};
 use crate::core::{regions, rows};
@@ -66,7 +68,10 @@ pub struct Datapath {
 
 impl fmt::Debug for Datapath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Datapath").field("pins", &self.pins).field("attached", &self.attached).finish_non_exhaustive()
+        f.debug_struct("Datapath")
+            .field("pins", &self.pins)
+            .field("attached", &self.attached)
+            .finish_non_exhaustive()
     }
 }
 
@@ -127,8 +132,14 @@ impl Datapath {
 
     fn fixed_places(&self) -> BTreeSet<Place> {
         BTreeSet::from([
-            Place { program: Program::Overlay, ifindex: self.config.vxlan_ifindex },
-            Place { program: Program::Host, ifindex: self.config.host_ifindex },
+            Place {
+                program: Program::Overlay,
+                ifindex: self.config.vxlan_ifindex,
+            },
+            Place {
+                program: Program::Host,
+                ifindex: self.config.host_ifindex,
+            },
         ])
     }
 
@@ -175,14 +186,14 @@ impl Datapath {
 
     fn place(&mut self, tables: &Tables, report: &mut SyncReport) -> Result<(), DatapathError> {
         let mut wanted = self.fixed_places();
-        wanted.extend(
-            tables
-                .endpoints
-                .iter()
-                .filter_map(|e| e.local)
-                .map(|l| Place { program: Program::Container, ifindex: l.ifindex }),
-        );
-        wanted.extend(tables.uplinks.iter().map(|u| Place { program: Program::Uplink, ifindex: u.ifindex }));
+        wanted.extend(tables.endpoints.iter().filter_map(|e| e.local).map(|l| Place {
+            program: Program::Container,
+            ifindex: l.ifindex,
+        }));
+        wanted.extend(tables.uplinks.iter().map(|u| Place {
+            program: Program::Uplink,
+            ifindex: u.ifindex,
+        }));
         let missing: Vec<Place> = wanted.difference(&self.attached).copied().collect();
         for place in missing {
             match attach::attach(&mut self.object, &self.pins, place) {
@@ -237,26 +248,47 @@ impl Datapath {
     }
 
     fn room_for_rows(&mut self, entry: &PublishedEntry, length: u32) -> Result<u32, DatapathError> {
-        let in_use: Vec<(u32, u32)> =
-            self.maps.published.held.values().map(|v| (v.rows_base, v.rows_mask + 1)).collect();
-        let base = regions::find(&in_use, MAX_ROWS, length, self.next_row)
-            .ok_or(DatapathError::Full { port: entry.published_port, table: "rows" })?;
+        let in_use: Vec<(u32, u32)> = self
+            .maps
+            .published
+            .held
+            .values()
+            .map(|v| (v.rows_base, v.rows_mask + 1))
+            .collect();
+        let base = regions::find(&in_use, MAX_ROWS, length, self.next_row).ok_or(DatapathError::Full {
+            port: entry.published_port,
+            table: "rows",
+        })?;
         self.next_row = base + length;
         Ok(base)
     }
 
     fn room_for_tasks(&mut self, entry: &PublishedEntry, length: u32) -> Result<u32, DatapathError> {
-        let in_use: Vec<(u32, u32)> = self.maps.published.held.values().map(|v| (v.tasks_base, v.tasks)).collect();
-        let base = regions::find(&in_use, MAX_TASKS, length, self.next_task)
-            .ok_or(DatapathError::Full { port: entry.published_port, table: "tasks" })?;
+        let in_use: Vec<(u32, u32)> = self
+            .maps
+            .published
+            .held
+            .values()
+            .map(|v| (v.tasks_base, v.tasks))
+            .collect();
+        let base = regions::find(&in_use, MAX_TASKS, length, self.next_task).ok_or(DatapathError::Full {
+            port: entry.published_port,
+            table: "tasks",
+        })?;
         self.next_task = base + length;
         Ok(base)
     }
 
     fn withdraw(&mut self, tables: &Tables) -> Result<usize, DatapathError> {
         let wanted: BTreeSet<PublishedKey> = tables.published.iter().map(published_key).collect();
-        let gone: Vec<PublishedKey> =
-            self.maps.published.held.keys().filter(|key| !wanted.contains(key)).copied().collect();
+        let gone: Vec<PublishedKey> = self
+            .maps
+            .published
+            .held
+            .keys()
+            .filter(|key| !wanted.contains(key))
+            .copied()
+            .collect();
         for key in &gone {
             self.maps.published.remove(key)?;
             self.published.remove(key);
@@ -269,10 +301,22 @@ impl Datapath {
     /// # Errors
     /// When the map cannot be written or holds no such node.
     pub fn set_alive(&mut self, node: u32, alive: bool) -> Result<(), DatapathError> {
-        let held = self.maps.nodes.held.get(&node).copied().ok_or(DatapathError::NoSuchNode(node))?;
+        let held = self
+            .maps
+            .nodes
+            .held
+            .get(&node)
+            .copied()
+            .ok_or(DatapathError::NoSuchNode(node))?;
         let wanted = u32::from(alive);
         if held.alive != wanted {
-            self.maps.nodes.write(node, skep_ebpf_common::NodeValue { alive: wanted, ..held })?;
+            self.maps.nodes.write(
+                node,
+                skep_ebpf_common::NodeValue {
+                    alive: wanted,
+                    ..held
+                },
+            )?;
         }
         Ok(())
     }
@@ -283,7 +327,9 @@ impl Datapath {
     /// When the counters cannot be read.
     pub fn drops(&self) -> Result<Vec<(DropReason, u64)>, DatapathError> {
         let counts = self.maps.drops()?;
-        let named = DropReason::ALL.iter().map(|r| (*r, counts.get(*r as usize).copied().unwrap_or(0)));
+        let named = DropReason::ALL
+            .iter()
+            .map(|r| (*r, counts.get(*r as usize).copied().unwrap_or(0)));
         Ok(named.filter(|(_, count)| *count > 0).collect())
     }
 
@@ -294,7 +340,12 @@ impl Datapath {
     pub fn counters(&self) -> Result<Counters, DatapathError> {
         let counts = self.maps.counters()?;
         let at = |slot: usize| counts.get(slot).copied().unwrap_or(0);
-        Ok(Counters { received: at(0), passed: at(1), redirected: at(2), dropped: at(3) })
+        Ok(Counters {
+            received: at(0),
+            passed: at(1),
+            redirected: at(2),
+            dropped: at(3),
+        })
     }
 
     /// Number of established flows towards a task's address that this node holds: mesh flows of its own tasks, and VIP
@@ -306,7 +357,11 @@ impl Datapath {
         let task = self::address(address);
         let flows = self.maps.flows.all()?;
         let counted = flows.iter().filter(|(key, value)| {
-            let to = if key.kind == FLOW_MESH { key.server } else { value.task };
+            let to = if key.kind == FLOW_MESH {
+                key.server
+            } else {
+                value.task
+            };
             key.network == vni && to == task && is_established(value) && !is_over(value)
         });
         Ok(counted.count() as u64)
@@ -317,7 +372,8 @@ impl Datapath {
     /// # Errors
     /// When the clock cannot be read.
     pub fn now() -> Result<Duration, DatapathError> {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| DatapathError::Clock(errno.into()))?;
+        let now =
+            clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| DatapathError::Clock(errno.into()))?;
         Ok(Duration::from(now))
     }
 
@@ -354,7 +410,11 @@ impl Datapath {
     ///
     /// # Errors
     /// When the kernel refuses the packet (shorter than an Ethernet header, unknown interface).
-    pub fn test_run(&mut self, program: Program, packet: &TestPacket<'_>) -> Result<TestOutcome, DatapathError> {
+    pub fn test_run(
+        &mut self,
+        program: Program,
+        packet: &TestPacket<'_>,
+    ) -> Result<TestOutcome, DatapathError> {
         Ok(test_run::run(&mut self.object, program, packet)?)
     }
 
@@ -379,7 +439,9 @@ impl Datapath {
         let mut errors: Vec<DatapathError> = Vec::new();
         match bpffs::list(&self.pins) {
             Ok(names) => {
-                let failed = names.iter().filter_map(|name| bpffs::remove(&self.pins.join(name)).err());
+                let failed = names
+                    .iter()
+                    .filter_map(|name| bpffs::remove(&self.pins.join(name)).err());
                 errors.extend(failed.map(DatapathError::from));
             }
             Err(error) => errors.push(error.into()),
@@ -388,22 +450,34 @@ impl Datapath {
         let mut errors = errors.into_iter();
         match errors.next() {
             None => Ok(()),
-            Some(first) => Err(DatapathError::Close { first: Box::new(first), more: errors.count() }),
+            Some(first) => Err(DatapathError::Close {
+                first: Box::new(first),
+                more: errors.count(),
+            }),
         }
     }
 }
 
 fn published_key(entry: &PublishedEntry) -> PublishedKey {
-    PublishedKey { protocol: u16::from(entry.protocol.number()), port_be: entry.published_port.to_be() }
+    PublishedKey {
+        protocol: u16::from(entry.protocol.number()),
+        port_be: entry.published_port.to_be(),
+    }
 }
 
 fn check(entry: &PublishedEntry) -> Result<(), DatapathError> {
     let port = entry.published_port;
     if entry.algorithm != rows::ALGORITHM {
-        return Err(DatapathError::Algorithm { port, algorithm: entry.algorithm });
+        return Err(DatapathError::Algorithm {
+            port,
+            algorithm: entry.algorithm,
+        });
     }
     if !rows::ROWS_LOG2.contains(&entry.rows_log2) {
-        return Err(DatapathError::Rows { port, rows_log2: entry.rows_log2 });
+        return Err(DatapathError::Rows {
+            port,
+            rows_log2: entry.rows_log2,
+        });
     }
     if entry.tasks.len() > rows::MAX_TASKS {
         return Err(DatapathError::Full { port, table: "tasks" });

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use skep_ebpf_common::{
-    Address, BackendKey, BackendValue, ENDPOINT_CONTAINER, ENDPOINT_SERVING, ENDPOINT_VIP, EndpointKey, EndpointValue,
-    InterfaceValue, NETWORK_INGRESS, NETWORK_INTERNAL, NetworkValue, NodeValue, SourceKey, SourceValue, TASK_DRAINING,
-    TaskValue,
+    Address, BackendKey, BackendValue, ENDPOINT_CONTAINER, ENDPOINT_SERVING, ENDPOINT_VIP, EndpointKey,
+    EndpointValue, InterfaceValue, NETWORK_INGRESS, NETWORK_INTERNAL, NetworkValue, NodeValue, SourceKey,
+    SourceValue, TASK_DRAINING, TaskValue,
 };
 
 use crate::core::rows::Candidate;
@@ -32,11 +32,20 @@ pub fn contents(tables: &Tables, held: &BTreeMap<EndpointKey, EndpointValue>) ->
     let mut contents = Contents::default();
     for node in &tables.nodes {
         let underlay = address(node.underlay);
-        contents.nodes.insert(node.index, NodeValue { underlay, alive: u32::from(node.alive), spare: 0 });
+        contents.nodes.insert(
+            node.index,
+            NodeValue {
+                underlay,
+                alive: u32::from(node.alive),
+                spare: 0,
+            },
+        );
         contents.peers.insert(underlay, node.index);
     }
     for uplink in &tables.uplinks {
-        contents.own_addresses.extend(uplink.addresses.iter().map(|a| (address(*a), uplink.ifindex)));
+        contents
+            .own_addresses
+            .extend(uplink.addresses.iter().map(|a| (address(*a), uplink.ifindex)));
     }
     contents.networks = tables.networks.iter().map(|n| (n.vni, network(n))).collect();
     add_endpoints(&mut contents, tables, held);
@@ -52,12 +61,18 @@ fn add_endpoints(contents: &mut Contents, tables: &Tables, held: &BTreeMap<Endpo
     let vips: BTreeMap<EndpointKey, ()> = tables.services.iter().map(|s| (key(s.vni, s.vip), ())).collect();
     for entry in &tables.endpoints {
         let endpoint = key(entry.vni, entry.address);
-        let kept = held
-            .get(&endpoint)
-            .map(|old| old.vip)
-            .filter(|vip| vips.contains_key(&EndpointKey { network: entry.vni, address: *vip }));
+        let kept = held.get(&endpoint).map(|old| old.vip).filter(|vip| {
+            vips.contains_key(&EndpointKey {
+                network: entry.vni,
+                address: *vip,
+            })
+        });
         let vip = serving.get(&endpoint).copied().or(kept).unwrap_or_default();
-        let flags = if serving.contains_key(&endpoint) { ENDPOINT_SERVING } else { 0 };
+        let flags = if serving.contains_key(&endpoint) {
+            ENDPOINT_SERVING
+        } else {
+            0
+        };
         add_endpoint(contents, entry, endpoint, vip, flags);
     }
     for service in &tables.services {
@@ -66,27 +81,78 @@ fn add_endpoints(contents: &mut Contents, tables: &Tables, held: &BTreeMap<Endpo
         let mut backends: Vec<(Address, u32)> = service
             .backends
             .iter()
-            .filter_map(|b| contents.endpoints.get(&key(service.vni, *b)).map(|e| (address(*b), e.node)))
+            .filter_map(|b| {
+                contents
+                    .endpoints
+                    .get(&key(service.vni, *b))
+                    .map(|e| (address(*b), e.node))
+            })
             .collect();
         backends.sort_unstable();
         backends.dedup();
-        let value = EndpointValue { kind: ENDPOINT_VIP, backends: backends.len() as u32, ..EndpointValue::default() };
+        let value = EndpointValue {
+            kind: ENDPOINT_VIP,
+            backends: backends.len() as u32,
+            ..EndpointValue::default()
+        };
         contents.endpoints.insert(key(service.vni, service.vip), value);
-        contents.backends.extend(backends.into_iter().zip(0_u32..).map(|((address, node), slot)| {
-            (BackendKey { network: service.vni, slot, vip }, BackendValue { address, node, spare: 0 })
-        }));
+        contents
+            .backends
+            .extend(backends.into_iter().zip(0_u32..).map(|((address, node), slot)| {
+                (
+                    BackendKey {
+                        network: service.vni,
+                        slot,
+                        vip,
+                    },
+                    BackendValue {
+                        address,
+                        node,
+                        spare: 0,
+                    },
+                )
+            }));
     }
 }
 
-fn add_endpoint(contents: &mut Contents, entry: &EndpointEntry, endpoint: EndpointKey, vip: Address, flags: u32) {
+fn add_endpoint(
+    contents: &mut Contents,
+    entry: &EndpointEntry,
+    endpoint: EndpointKey,
+    vip: Address,
+    flags: u32,
+) {
     let ifindex = entry.local.map_or(0, |l| l.ifindex);
-    let value = EndpointValue { kind: ENDPOINT_CONTAINER, flags, node: entry.node, ifindex, backends: 0, spare: 0, vip };
+    let value = EndpointValue {
+        kind: ENDPOINT_CONTAINER,
+        flags,
+        node: entry.node,
+        ifindex,
+        backends: 0,
+        spare: 0,
+        vip,
+    };
     contents.endpoints.insert(endpoint, value);
     if let Some(local) = entry.local {
         let container = local.container;
-        contents.interfaces.insert(ifindex, InterfaceValue { container, network: entry.vni });
-        let source = SourceKey { container, address: endpoint.address };
-        contents.sources.insert(source, SourceValue { network: entry.vni, vip });
+        contents.interfaces.insert(
+            ifindex,
+            InterfaceValue {
+                container,
+                network: entry.vni,
+            },
+        );
+        let source = SourceKey {
+            container,
+            address: endpoint.address,
+        };
+        contents.sources.insert(
+            source,
+            SourceValue {
+                network: entry.vni,
+                vip,
+            },
+        );
     }
 }
 
@@ -110,8 +176,19 @@ pub fn published_tasks(entry: &PublishedEntry) -> (Vec<TaskValue>, Vec<Candidate
         .iter()
         .map(|t| {
             let flags = if t.draining { TASK_DRAINING } else { 0 };
-            let candidate = Candidate { task_hash: t.task_hash, node: t.node, draining: t.draining };
-            (TaskValue { address: address(t.address), node: t.node, flags }, candidate)
+            let candidate = Candidate {
+                task_hash: t.task_hash,
+                node: t.node,
+                draining: t.draining,
+            };
+            (
+                TaskValue {
+                    address: address(t.address),
+                    node: t.node,
+                    flags,
+                },
+                candidate,
+            )
         })
         .unzip()
 }
@@ -123,7 +200,9 @@ pub fn address(ip: IpAddr) -> Address {
         IpAddr::V6(v6) => {
             let o = v6.octets();
             let word = |i: usize| u32::from_ne_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]);
-            Address { words_be: [word(0), word(4), word(8), word(12)] }
+            Address {
+                words_be: [word(0), word(4), word(8), word(12)],
+            }
         }
     }
 }
@@ -131,13 +210,18 @@ pub fn address(ip: IpAddr) -> Address {
 fn mask(subnet: IpNet) -> Address {
     match (subnet, address(subnet.netmask())) {
         // The mapped prefix belongs to the subnet as a whole.
-        (IpNet::V4(_), mask) => Address { words_be: [u32::MAX, u32::MAX, u32::MAX, mask.words_be[3]] },
+        (IpNet::V4(_), mask) => Address {
+            words_be: [u32::MAX, u32::MAX, u32::MAX, mask.words_be[3]],
+        },
         (IpNet::V6(_), mask) => mask,
     }
 }
 
 fn key(network: u32, ip: IpAddr) -> EndpointKey {
-    EndpointKey { network, address: address(ip) }
+    EndpointKey {
+        network,
+        address: address(ip),
+    }
 }
 
 #[cfg(test)]
@@ -151,10 +235,28 @@ mod tests {
     }
 
     fn tables(backends: Vec<IpAddr>) -> Tables {
-        let endpoint = |last: u8, local| EndpointEntry { vni: 4097, address: ip(last), node: 1, local };
+        let endpoint = |last: u8, local| EndpointEntry {
+            vni: 4097,
+            address: ip(last),
+            node: 1,
+            local,
+        };
         Tables {
-            endpoints: vec![endpoint(3, Some(LocalEndpoint { ifindex: 7, container: 9 })), endpoint(4, None)],
-            services: vec![ServiceEntry { vni: 4097, vip: ip(2), backends }],
+            endpoints: vec![
+                endpoint(
+                    3,
+                    Some(LocalEndpoint {
+                        ifindex: 7,
+                        container: 9,
+                    }),
+                ),
+                endpoint(4, None),
+            ],
+            services: vec![ServiceEntry {
+                vni: 4097,
+                vip: ip(2),
+                backends,
+            }],
             ..Tables::default()
         }
     }
@@ -169,7 +271,11 @@ mod tests {
         assert_eq!(after.sources.values().next().map(|s| s.vip), Some(address(ip(2))));
         let mut gone = tables(vec![]);
         gone.services.clear();
-        assert!(contents(&gone, &after.endpoints).endpoints[&key(4097, ip(3))].vip.is_none());
+        assert!(
+            contents(&gone, &after.endpoints).endpoints[&key(4097, ip(3))]
+                .vip
+                .is_none()
+        );
     }
 
     #[test]

@@ -7,7 +7,11 @@ pub fn diff<K: Ord + Copy, V: PartialEq + Copy>(
     held: &BTreeMap<K, V>,
     wanted: &BTreeMap<K, V>,
 ) -> (Vec<(K, V)>, Vec<K>) {
-    let written = wanted.iter().filter(|(k, v)| held.get(k) != Some(v)).map(|(k, v)| (*k, *v)).collect();
+    let written = wanted
+        .iter()
+        .filter(|(k, v)| held.get(k) != Some(v))
+        .map(|(k, v)| (*k, *v))
+        .collect();
     let removed = held.keys().filter(|k| !wanted.contains_key(k)).copied().collect();
     (written, removed)
 }

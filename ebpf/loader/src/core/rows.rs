@@ -5,8 +5,8 @@
 //! ranks the last belongs to the best draining task while there is one: it keeps its flows and gets no new ones. A fourth
 //! column is no rank: it names a task on a node that no rank before lives on, for the seconds in which those are gone.
 
-use skep_ebpf_common::{COLUMNS, NO_TASK, RANKS, Row};
 use skep_ebpf_common::hash::weight;
+use skep_ebpf_common::{COLUMNS, NO_TASK, RANKS, Row};
 
 /// Version of the algorithm in this file. A different one needs a new number: nodes must agree on every row.
 pub const ALGORITHM: u32 = 1;
@@ -30,7 +30,10 @@ pub fn build(seed: u64, rows_log2: u8, candidates: &[Candidate]) -> Vec<Row> {
         .map(|row| {
             ranked.clear();
             ranked.extend(
-                candidates.iter().zip(0_u16..).map(|(c, index)| (weight(seed, row, c.task_hash), index)),
+                candidates
+                    .iter()
+                    .zip(0_u16..)
+                    .map(|(c, index)| (weight(seed, row, c.task_hash), index)),
             );
             // Highest weight first; equal weights by task hash, lower first.
             ranked.sort_unstable_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)));
@@ -41,7 +44,10 @@ pub fn build(seed: u64, rows_log2: u8, candidates: &[Candidate]) -> Vec<Row> {
 
 fn fill(candidates: &[Candidate], ranked: &[(u64, u16)]) -> Row {
     let of = |draining: bool| {
-        ranked.iter().map(|(_, index)| *index).filter(move |index| candidates[usize::from(*index)].draining == draining)
+        ranked
+            .iter()
+            .map(|(_, index)| *index)
+            .filter(move |index| candidates[usize::from(*index)].draining == draining)
     };
     let reserved = usize::from(of(true).next().is_some());
     let mut tasks = [NO_TASK; COLUMNS];

@@ -24,7 +24,12 @@ pub enum Program {
 }
 
 impl Program {
-    pub const ALL: &'static [Program] = &[Program::Container, Program::Overlay, Program::Uplink, Program::Host];
+    pub const ALL: &'static [Program] = &[
+        Program::Container,
+        Program::Overlay,
+        Program::Uplink,
+        Program::Host,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -51,7 +56,10 @@ impl Place {
     fn parse(name: &str) -> Option<Self> {
         let (program, ifindex) = name.strip_prefix("link_")?.rsplit_once('_')?;
         let program = *Program::ALL.iter().find(|p| p.name() == program)?;
-        Some(Self { program, ifindex: ifindex.parse().ok()? })
+        Some(Self {
+            program,
+            ifindex: ifindex.parse().ok()?,
+        })
     }
 }
 
@@ -66,16 +74,27 @@ pub enum AttachError {
     #[error("open pinned link {path}: {source}")]
     Open { path: PathBuf, source: LinkError },
     #[error("attach {program} to interface {interface}: {source}")]
-    Attach { program: &'static str, interface: String, source: ProgramError },
+    Attach {
+        program: &'static str,
+        interface: String,
+        source: ProgramError,
+    },
     #[error("keep the link of {program} on interface {ifindex}: {source}")]
-    Keep { program: &'static str, ifindex: u32, source: LinkError },
+    Keep {
+        program: &'static str,
+        ifindex: u32,
+        source: LinkError,
+    },
     #[error("pin {path}: {source}")]
     Pin { path: PathBuf, source: PinError },
 }
 
 /// Places that have a pinned link. Interfaces may be gone.
 pub fn attached(pins: &Path) -> Result<Vec<Place>, AttachError> {
-    Ok(bpffs::list(pins)?.iter().filter_map(|name| Place::parse(name)).collect())
+    Ok(bpffs::list(pins)?
+        .iter()
+        .filter_map(|name| Place::parse(name))
+        .collect())
 }
 
 /// Puts the program in its place: into the pinned link if there is a living one, else by a new link, first in order.
@@ -87,9 +106,15 @@ pub fn attach(object: &mut Ebpf, pins: &Path, place: Place) -> Result<(), Attach
     bpffs::remove(&path)?;
     let interface = device::name(place.ifindex)?;
     let program = object::get(object, place.program)?;
-    let failed = |source| AttachError::Attach { program: place.program.name(), interface: interface.clone(), source };
+    let failed = |source| AttachError::Attach {
+        program: place.program.name(),
+        interface: interface.clone(),
+        source,
+    };
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
-    let id = program.attach_with_options(&interface, TcAttachType::Ingress, options).map_err(failed)?;
+    let id = program
+        .attach_with_options(&interface, TcAttachType::Ingress, options)
+        .map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     let link: FdLink = link.try_into().map_err(|source| AttachError::Keep {
         program: place.program.name(),
@@ -97,7 +122,10 @@ pub fn attach(object: &mut Ebpf, pins: &Path, place: Place) -> Result<(), Attach
         source,
     })?;
     // The pin holds the link; ours may be closed.
-    drop(link.pin(&path).map_err(|source| AttachError::Pin { path, source })?);
+    drop(
+        link.pin(&path)
+            .map_err(|source| AttachError::Pin { path, source })?,
+    );
     Ok(())
 }
 
@@ -105,12 +133,23 @@ pub fn attach(object: &mut Ebpf, pins: &Path, place: Place) -> Result<(), Attach
 fn replace(object: &mut Ebpf, path: &Path, place: Place) -> Result<bool, AttachError> {
     let pinned = match PinnedLink::from_pin(path) {
         Ok(pinned) => pinned,
-        Err(LinkError::SyscallError(SyscallError { io_error, .. })) if io_error.kind() == io::ErrorKind::NotFound => {
+        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
             return Ok(false);
         }
-        Err(source) => return Err(AttachError::Open { path: path.to_path_buf(), source }),
+        Err(source) => {
+            return Err(AttachError::Open {
+                path: path.to_path_buf(),
+                source,
+            });
+        }
     };
-    let keep = |source| AttachError::Keep { program: place.program.name(), ifindex: place.ifindex, source };
+    let keep = |source| AttachError::Keep {
+        program: place.program.name(),
+        ifindex: place.ifindex,
+        source,
+    };
     let link: SchedClassifierLink = FdLink::from(pinned).try_into().map_err(keep)?;
     let program = object::get(object, place.program)?;
     let failed = |source| AttachError::Attach {
@@ -145,7 +184,10 @@ mod tests {
     #[test]
     fn pins_name_their_place() {
         for program in Program::ALL {
-            let place = Place { program: *program, ifindex: 42 };
+            let place = Place {
+                program: *program,
+                ifindex: 42,
+            };
             let path = place.pin(Path::new("/pins"));
             let name = path.file_name().and_then(|n| n.to_str()).expect("a name");
             assert_eq!(Place::parse(name), Some(place));

@@ -24,22 +24,40 @@ pub enum BpffsError {
 /// Makes `directory`, mounting a bpffs on it unless it lies in one already.
 pub fn prepare(directory: &Path) -> Result<(), BpffsError> {
     let make = |path: &Path| {
-        fs::create_dir_all(path).map_err(|source| BpffsError::Make { path: path.to_path_buf(), source })
+        fs::create_dir_all(path).map_err(|source| BpffsError::Make {
+            path: path.to_path_buf(),
+            source,
+        })
     };
     make(directory)?;
     let kind = statfs(directory)
-        .map_err(|errno| BpffsError::Look { path: directory.to_path_buf(), source: errno.into() })?
+        .map_err(|errno| BpffsError::Look {
+            path: directory.to_path_buf(),
+            source: errno.into(),
+        })?
         .filesystem_type();
     if kind != BPF_FS_MAGIC {
-        mount(Some("bpf"), directory, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
-            .map_err(|errno| BpffsError::Mount { path: directory.to_path_buf(), source: errno.into() })?;
+        mount(
+            Some("bpf"),
+            directory,
+            Some("bpf"),
+            MsFlags::empty(),
+            Some("mode=0700"),
+        )
+        .map_err(|errno| BpffsError::Mount {
+            path: directory.to_path_buf(),
+            source: errno.into(),
+        })?;
     }
     Ok(())
 }
 
 /// Names of the pins in a directory; none if there is no such directory.
 pub fn list(directory: &Path) -> Result<Vec<String>, BpffsError> {
-    let failed = |source| BpffsError::List { path: directory.to_path_buf(), source };
+    let failed = |source| BpffsError::List {
+        path: directory.to_path_buf(),
+        source,
+    };
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -55,9 +73,10 @@ pub fn list(directory: &Path) -> Result<Vec<String>, BpffsError> {
 /// Removes a pin; one that is gone already is fine.
 pub fn remove(path: &Path) -> Result<(), BpffsError> {
     match fs::remove_file(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(BpffsError::Remove { path: path.to_path_buf(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(BpffsError::Remove {
+            path: path.to_path_buf(),
+            source,
+        }),
         _ => Ok(()),
     }
 }
@@ -65,9 +84,10 @@ pub fn remove(path: &Path) -> Result<(), BpffsError> {
 /// Removes a directory without pins in it; one that is gone already is fine.
 pub fn remove_directory(path: &Path) -> Result<(), BpffsError> {
     match fs::remove_dir(path) {
-        Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(BpffsError::Remove { path: path.to_path_buf(), source })
-        }
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(BpffsError::Remove {
+            path: path.to_path_buf(),
+            source,
+        }),
         _ => Ok(()),
     }
 }

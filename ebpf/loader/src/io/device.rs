@@ -22,18 +22,28 @@ pub fn name(ifindex: u32) -> Result<String, DeviceError> {
     // SAFETY: the buffer has the size that if_indextoname(3) asks for.
     let found = unsafe { libc::if_indextoname(ifindex, buffer.as_mut_ptr().cast()) };
     if found.is_null() {
-        return Err(DeviceError::Name { ifindex, source: io::Error::last_os_error() });
+        return Err(DeviceError::Name {
+            ifindex,
+            source: io::Error::last_os_error(),
+        });
     }
-    let name = CStr::from_bytes_until_nul(&buffer)
-        .map_err(|_| DeviceError::Name { ifindex, source: io::ErrorKind::InvalidData.into() })?;
+    let name = CStr::from_bytes_until_nul(&buffer).map_err(|_| DeviceError::Name {
+        ifindex,
+        source: io::ErrorKind::InvalidData.into(),
+    })?;
     Ok(name.to_string_lossy().into_owned())
 }
 
 /// MAC address of an interface.
 pub fn mac(ifindex: u32) -> Result<[u8; 6], DeviceError> {
     let name = name(ifindex)?;
-    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-        .map_err(|errno| DeviceError::Socket(errno.into()))?;
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )
+    .map_err(|errno| DeviceError::Socket(errno.into()))?;
     // SAFETY: all zero is a valid ifreq.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
@@ -42,7 +52,10 @@ pub fn mac(ifindex: u32) -> Result<[u8; 6], DeviceError> {
     // SAFETY: SIOCGIFHWADDR (netdevice(7)) reads the name and writes the address.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &mut request) };
     if result < 0 {
-        return Err(DeviceError::Mac { name, source: io::Error::last_os_error() });
+        return Err(DeviceError::Mac {
+            name,
+            source: io::Error::last_os_error(),
+        });
     }
     // SAFETY: the call above succeeded, so the hardware address is the active member.
     let data = unsafe { request.ifr_ifru.ifru_hwaddr.sa_data };

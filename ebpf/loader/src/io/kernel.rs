@@ -6,8 +6,10 @@ use nix::sys::utsname::uname;
 
 const FLOOR: (u32, u32) = (6, 6);
 /// Numbers of capability(7).
-const CAPABILITIES: [(u32, &str, &str); 2] =
-    [(12, "CAP_NET_ADMIN", "attach programs to interfaces"), (39, "CAP_BPF", "load eBPF programs")];
+const CAPABILITIES: [(u32, &str, &str); 2] = [
+    (12, "CAP_NET_ADMIN", "attach programs to interfaces"),
+    (39, "CAP_BPF", "load eBPF programs"),
+];
 
 /// Checks that this process and kernel can run the data plane.
 ///
@@ -30,7 +32,9 @@ pub fn check_kernel() -> Result<(), Vec<String>> {
         Ok(Some(held)) => {
             for (number, name, purpose) in CAPABILITIES {
                 if held & (1 << number) == 0 {
-                    missing.push(format!("{name} is missing: it is needed to {purpose}; run as root"));
+                    missing.push(format!(
+                        "{name} is missing: it is needed to {purpose}; run as root"
+                    ));
                 }
             }
         }

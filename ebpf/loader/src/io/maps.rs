@@ -32,8 +32,9 @@ pub struct Table<K, V> {
 
 impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
     fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, MapsError> {
-        let map: HashMap<MapData, K, V> =
-            take(object, name)?.try_into().map_err(|source| MapsError::Open { map: name, source })?;
+        let map: HashMap<MapData, K, V> = take(object, name)?
+            .try_into()
+            .map_err(|source| MapsError::Open { map: name, source })?;
         let held = map
             .iter()
             .collect::<Result<BTreeMap<K, V>, MapError>>()
@@ -42,7 +43,12 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
     }
 
     pub fn write(&mut self, key: K, value: V) -> Result<(), MapsError> {
-        self.map.insert(key, value, 0).map_err(|source| MapsError::Write { map: self.name, source })?;
+        self.map
+            .insert(key, value, 0)
+            .map_err(|source| MapsError::Write {
+                map: self.name,
+                source,
+            })?;
         self.held.insert(key, value);
         Ok(())
     }
@@ -51,7 +57,12 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
         match self.map.remove(key) {
             Ok(()) | Err(MapError::KeyNotFound) => {}
             Err(source) if is_absent(&source) => {}
-            Err(source) => return Err(MapsError::Remove { map: self.name, source }),
+            Err(source) => {
+                return Err(MapsError::Remove {
+                    map: self.name,
+                    source,
+                });
+            }
         }
         self.held.remove(key);
         Ok(())
@@ -87,7 +98,9 @@ impl Flows {
     fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, MapsError> {
         let map = take(object, name)?;
         // A typed view of an LRU map is the same as of a plain one.
-        let map = map.try_into().map_err(|source| MapsError::Open { map: name, source })?;
+        let map = map
+            .try_into()
+            .map_err(|source| MapsError::Open { map: name, source })?;
         Ok(Self { name, map })
     }
 
@@ -95,7 +108,10 @@ impl Flows {
     pub fn all(&self) -> Result<Vec<(FlowKey, FlowValue)>, MapsError> {
         let mut flows = Vec::new();
         let keys = self.map.keys().collect::<Result<Vec<FlowKey>, MapError>>();
-        let read = |source| MapsError::Read { map: self.name, source };
+        let read = |source| MapsError::Read {
+            map: self.name,
+            source,
+        };
         for key in keys.map_err(read)? {
             match self.map.get(&key, 0) {
                 Ok(value) => flows.push((key, value)),
@@ -111,7 +127,10 @@ impl Flows {
         match self.map.remove(key) {
             Ok(()) => Ok(()),
             Err(error) if is_absent(&error) => Ok(()),
-            Err(source) => Err(MapsError::Remove { map: self.name, source }),
+            Err(source) => Err(MapsError::Remove {
+                map: self.name,
+                source,
+            }),
         }
     }
 }
@@ -166,14 +185,18 @@ impl Maps {
 
     pub fn write_rows(&mut self, base: u32, rows: &[Row]) -> Result<(), MapsError> {
         for (index, row) in (base..).zip(rows) {
-            self.rows.set(index, row, 0).map_err(|source| MapsError::Write { map: "ROWS", source })?;
+            self.rows
+                .set(index, row, 0)
+                .map_err(|source| MapsError::Write { map: "ROWS", source })?;
         }
         Ok(())
     }
 
     pub fn write_tasks(&mut self, base: u32, tasks: &[TaskValue]) -> Result<(), MapsError> {
         for (index, task) in (base..).zip(tasks) {
-            self.tasks.set(index, task, 0).map_err(|source| MapsError::Write { map: "TASKS", source })?;
+            self.tasks
+                .set(index, task, 0)
+                .map_err(|source| MapsError::Write { map: "TASKS", source })?;
         }
         Ok(())
     }
@@ -192,7 +215,9 @@ impl Maps {
 fn sums(map: &PerCpuArray<MapData, u64>, name: &'static str, slots: u32) -> Result<Vec<u64>, MapsError> {
     (0..slots)
         .map(|slot| {
-            let values = map.get(&slot, 0).map_err(|source| MapsError::Read { map: name, source })?;
+            let values = map
+                .get(&slot, 0)
+                .map_err(|source| MapsError::Read { map: name, source })?;
             Ok(values.iter().sum())
         })
         .collect()
@@ -203,5 +228,7 @@ fn take(object: &mut Ebpf, name: &'static str) -> Result<Map, MapsError> {
 }
 
 fn open<M: TryFrom<Map, Error = MapError>>(object: &mut Ebpf, name: &'static str) -> Result<M, MapsError> {
-    take(object, name)?.try_into().map_err(|source| MapsError::Open { map: name, source })
+    take(object, name)?
+        .try_into()
+        .map_err(|source| MapsError::Open { map: name, source })
 }

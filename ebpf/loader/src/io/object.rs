@@ -18,7 +18,10 @@ pub enum ObjectError {
     #[error("the eBPF object has no {0}")]
     Missing(&'static str),
     #[error("load program {program}: {source}")]
-    Program { program: &'static str, source: ProgramError },
+    Program {
+        program: &'static str,
+        source: ProgramError,
+    },
 }
 
 /// Loads all programs. Maps pinned in `pins` are taken over as they are, missing ones are made and pinned there.
@@ -39,7 +42,10 @@ pub fn load(pins: &Path, config: &Config, max_flows: u32) -> Result<Ebpf, Object
         .load(OBJECT)
         .map_err(ObjectError::Load)?;
     for program in Program::ALL {
-        let source = |source| ObjectError::Program { program: program.name(), source };
+        let source = |source| ObjectError::Program {
+            program: program.name(),
+            source,
+        };
         get(&mut object, *program)?.load().map_err(source)?;
     }
     Ok(object)
@@ -49,7 +55,10 @@ pub fn load(pins: &Path, config: &Config, max_flows: u32) -> Result<Ebpf, Object
 pub fn get(object: &mut Ebpf, program: Program) -> Result<&mut SchedClassifier, ObjectError> {
     let name = program.name();
     let found = object.program_mut(name).ok_or(ObjectError::Missing(name))?;
-    found.try_into().map_err(|source| ObjectError::Program { program: name, source })
+    found.try_into().map_err(|source| ObjectError::Program {
+        program: name,
+        source,
+    })
 }
 
 /// Name, translated size in bytes and verified instructions of each program.
@@ -58,8 +67,17 @@ pub fn sizes(object: &mut Ebpf) -> Result<Vec<(&'static str, u32, u32)>, ObjectE
         .iter()
         .map(|program| {
             let name = program.name();
-            let info = get(object, *program)?.info().map_err(|source| ObjectError::Program { program: name, source })?;
-            Ok((name, info.size_translated().unwrap_or(0), info.verified_instruction_count().unwrap_or(0)))
+            let info = get(object, *program)?
+                .info()
+                .map_err(|source| ObjectError::Program {
+                    program: name,
+                    source,
+                })?;
+            Ok((
+                name,
+                info.size_translated().unwrap_or(0),
+                info.verified_instruction_count().unwrap_or(0),
+            ))
         })
         .collect()
 }

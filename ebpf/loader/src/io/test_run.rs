@@ -22,9 +22,16 @@ pub enum TestRunError {
     #[error(transparent)]
     Object(#[from] ObjectError),
     #[error("run {program} on a test packet: {source}")]
-    Run { program: &'static str, source: ProgramError },
+    Run {
+        program: &'static str,
+        source: ProgramError,
+    },
     #[error("{program} left verdict {verdict} with reason {reason}, which mean nothing")]
-    Verdict { program: &'static str, verdict: u32, reason: u32 },
+    Verdict {
+        program: &'static str,
+        verdict: u32,
+        reason: u32,
+    },
 }
 
 /// A packet and how often it runs.
@@ -43,7 +50,12 @@ pub struct TestPacket<'a> {
 pub enum Verdict {
     Pass,
     /// How (a `REDIRECT_` value), the interface, and for tunnels the VNI and the outer address.
-    Redirect { how: u32, ifindex: u32, vni: u32, remote: u32 },
+    Redirect {
+        how: u32,
+        ifindex: u32,
+        vni: u32,
+        remote: u32,
+    },
     Drop(DropReason),
 }
 
@@ -58,7 +70,11 @@ pub struct TestOutcome {
     pub duration: Duration,
 }
 
-pub fn run(object: &mut Ebpf, program: Program, packet: &TestPacket<'_>) -> Result<TestOutcome, TestRunError> {
+pub fn run(
+    object: &mut Ebpf,
+    program: Program,
+    packet: &TestPacket<'_>,
+) -> Result<TestOutcome, TestRunError> {
     let name = program.name();
     let mut context_in = [0_u8; CONTEXT];
     context_in[IFINDEX..IFINDEX + 4].copy_from_slice(&packet.ifindex.to_ne_bytes());
@@ -75,20 +91,40 @@ pub fn run(object: &mut Ebpf, program: Program, packet: &TestPacket<'_>) -> Resu
     };
     let result = object::get(object, program)?
         .test_run(options)
-        .map_err(|source| TestRunError::Run { program: name, source })?;
+        .map_err(|source| TestRunError::Run {
+            program: name,
+            source,
+        })?;
     bytes.truncate(result.data_size_out as usize);
     let note = |slot: usize| {
         let at = CB + slot * 4;
-        u32::from_ne_bytes([context_out[at], context_out[at + 1], context_out[at + 2], context_out[at + 3]])
+        u32::from_ne_bytes([
+            context_out[at],
+            context_out[at + 1],
+            context_out[at + 2],
+            context_out[at + 3],
+        ])
     };
-    let nonsense = || TestRunError::Verdict { program: name, verdict: note(0), reason: note(1) };
+    let nonsense = || TestRunError::Verdict {
+        program: name,
+        verdict: note(0),
+        reason: note(1),
+    };
     let verdict = match note(0) {
         VERDICT_PASS => Verdict::Pass,
-        VERDICT_REDIRECT => {
-            Verdict::Redirect { how: note(1), ifindex: note(2), vni: note(3), remote: note(4) }
-        }
+        VERDICT_REDIRECT => Verdict::Redirect {
+            how: note(1),
+            ifindex: note(2),
+            vni: note(3),
+            remote: note(4),
+        },
         VERDICT_DROP => Verdict::Drop(DropReason::from_number(note(1)).ok_or_else(nonsense)?),
         _ => return Err(nonsense()),
     };
-    Ok(TestOutcome { verdict, action: result.return_value as i32, bytes, duration: result.duration })
+    Ok(TestOutcome {
+        verdict,
+        action: result.return_value as i32,
+        bytes,
+        duration: result.duration,
+    })
 }

@@ -16,8 +16,15 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 /// Runs a command that has to succeed.
 pub fn command(line: &str) {
     let mut words = line.split_whitespace();
-    let output = Command::new(words.next().expect("a program")).args(words).output().expect("start");
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(words.next().expect("a program"))
+        .args(words)
+        .output()
+        .expect("start");
+    assert!(
+        output.status.success(),
+        "{line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// A network namespace, removed with its value.
@@ -83,6 +90,12 @@ pub struct Node {
 }
 
 impl Node {
+    /// Opens the data plane, or opens it again as a new agent would.
+    pub fn open(&mut self) {
+        let opened = self.space.run(|| Datapath::open(self.config.clone()));
+        self.datapath = Some(opened.unwrap_or_else(|error| panic!("{error}")));
+    }
+
     /// Does something with the data plane, in the node's namespace.
     pub fn with<T: Send>(&mut self, action: impl FnOnce(&mut Datapath) -> T + Send) -> T {
         let datapath = self.datapath.as_mut().expect("open");
@@ -91,7 +104,10 @@ impl Node {
 
     pub fn drops(&mut self, reason: DropReason) -> u64 {
         let drops = self.with(|d| d.drops()).expect("drops");
-        drops.into_iter().find(|(r, _)| *r == reason).map_or(0, |(_, count)| count)
+        drops
+            .into_iter()
+            .find(|(r, _)| *r == reason)
+            .map_or(0, |(_, count)| count)
     }
 }
 
@@ -102,7 +118,9 @@ impl Drop for Node {
         {
             eprintln!("{error}");
         }
-        if nix::mount::umount(&self.config.pin_dir).is_err() || std::fs::remove_dir(&self.config.pin_dir).is_err() {
+        if nix::mount::umount(&self.config.pin_dir).is_err()
+            || std::fs::remove_dir(&self.config.pin_dir).is_err()
+        {
             eprintln!("{} is left behind", self.config.pin_dir.display());
         }
     }
@@ -111,21 +129,7 @@ impl Drop for Node {
 /// A container with one interface per address.
 pub struct Container {
     pub space: Space,
-    pub node: usize,
     pub endpoints: Vec<EndpointEntry>,
-}
-
-impl Container {
-    pub fn address(&self, at: usize) -> Ipv4Addr {
-        v4(self.endpoints[at].address)
-    }
-}
-
-pub fn v4(address: IpAddr) -> Ipv4Addr {
-    match address {
-        IpAddr::V4(v4) => v4,
-        IpAddr::V6(v6) => panic!("{v6} is no IPv4 address"),
-    }
 }
 
 /// The whole set-up.
@@ -144,7 +148,11 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 impl Lab {
     /// `count` nodes 192.0.2.1 and up, and a client beside them.
     pub fn new(count: u32) -> Self {
-        let prefix = format!("skep-ebpf-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let prefix = format!(
+            "skep-ebpf-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let wire = Space::new(format!("{prefix}-w"));
         wire.ip("link add br0 type bridge");
         wire.ip("link set br0 up");
@@ -164,7 +172,11 @@ impl Lab {
             lab.nodes.push(node);
         }
         lab.tables.nodes = (1..=count)
-            .map(|index| NodeEntry { index, underlay: IpAddr::V4(node_address(index)), alive: true })
+            .map(|index| NodeEntry {
+                index,
+                underlay: IpAddr::V4(node_address(index)),
+                alive: true,
+            })
             .collect();
         lab
     }
@@ -192,9 +204,17 @@ impl Lab {
             max_flows: 8192,
         };
         let uplink = space.ifindex("eth0");
-        let opened = space.run(|| Datapath::open(config.clone()));
-        let datapath = Some(opened.unwrap_or_else(|error| panic!("{error}")));
-        Node { space, index, address, config, datapath, uplink }
+        // The node first: it cleans up when opening fails.
+        let mut node = Node {
+            space,
+            index,
+            address,
+            config,
+            datapath: None,
+            uplink,
+        };
+        node.open();
+        node
     }
 
     /// A container on a node (counted from 0) with an interface per (VNI, address); the first one has the default route.
@@ -208,7 +228,10 @@ impl Lab {
             let veth = format!("v{number}x{at}");
             let inside = format!("eth{at}");
             let o = address.octets();
-            host.ip(&format!("link add {veth} type veth peer name {inside} netns {}", space.name));
+            host.ip(&format!(
+                "link add {veth} type veth peer name {inside} netns {}",
+                space.name
+            ));
             host.ip(&format!("link set {veth} address {} up", mac(GATEWAY_MAC)));
             let own = mac([0x02, 0x42, o[0], o[1], o[2], o[3]]);
             space.ip(&format!("link set {inside} address {own} mtu 1450 up"));
@@ -220,10 +243,13 @@ impl Lab {
                 vni: *vni,
                 address: IpAddr::V4(*address),
                 node: self.nodes[node].index,
-                local: Some(LocalEndpoint { ifindex: host.ifindex(&veth), container: number }),
+                local: Some(LocalEndpoint {
+                    ifindex: host.ifindex(&veth),
+                    container: number,
+                }),
             });
         }
-        self.containers.push(Container { space, node, endpoints });
+        self.containers.push(Container { space, endpoints });
         self.containers.len() - 1
     }
 
@@ -244,7 +270,10 @@ impl Lab {
     pub fn tables_of(&self, node: usize) -> Tables {
         let node = &self.nodes[node];
         let mut tables = self.tables.clone();
-        tables.uplinks = vec![UplinkEntry { ifindex: node.uplink, addresses: vec![IpAddr::V4(node.address)] }];
+        tables.uplinks = vec![UplinkEntry {
+            ifindex: node.uplink,
+            addresses: vec![IpAddr::V4(node.address)],
+        }];
         tables.endpoints = self.containers.iter().flat_map(|c| c.endpoints.clone()).collect();
         for endpoint in &mut tables.endpoints {
             endpoint.local = endpoint.local.filter(|_| endpoint.node == node.index);
@@ -266,7 +295,10 @@ impl Lab {
 }
 
 fn plug(wire: &Space, space: &Space, port: &str, address: Ipv4Addr) {
-    wire.ip(&format!("link add {port} type veth peer name eth0 netns {}", space.name));
+    wire.ip(&format!(
+        "link add {port} type veth peer name eth0 netns {}",
+        space.name
+    ));
     wire.ip(&format!("link set {port} master br0 up"));
     space.ip(&format!("address add {address}/24 dev eth0"));
     space.ip("link set eth0 up");

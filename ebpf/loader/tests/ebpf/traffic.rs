@@ -4,6 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use skep_ebpf_loader::*;
 
 use crate::lab::{CLIENT, Lab, MESH, Space, node_address};
@@ -22,7 +23,9 @@ fn ingress(last: u8) -> Ipv4Addr {
 
 /// A TCP server in a namespace: says its own name and whom it sees.
 fn serve(space: &Space, port: u16, name: &str) {
-    let listener = space.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))).expect("listen");
+    let listener = space
+        .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+        .expect("listen");
     let name = name.to_string();
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -47,6 +50,37 @@ fn ask(space: &Space, to: Ipv4Addr, port: u16) -> std::io::Result<String> {
     })
 }
 
+/// Does an echo request come back within a second?
+fn ping(space: &Space, to: Ipv4Addr) -> bool {
+    space.run(|| {
+        let socket = socket(
+            AddressFamily::Inet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::Icmp,
+        );
+        let socket = UdpSocket::from(socket.expect("raw socket"));
+        socket
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .expect("timeout");
+        // Type 8, checksum, identifier 0x1234, sequence 1.
+        socket
+            .send_to(&[8, 0, 0xe5, 0xca, 0x12, 0x34, 0, 1], (to, 0))
+            .expect("send");
+        let mut buffer = [0; 128];
+        while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+            if length >= 28
+                && buffer[20] == 0
+                && buffer[24..26] == [0x12, 0x34]
+                && peer.ip() == IpAddr::V4(to)
+            {
+                return true;
+            }
+        }
+        false
+    })
+}
+
 fn refused_at_once(space: &Space, to: Ipv4Addr, port: u16) {
     let begin = Instant::now();
     let error = ask(space, to, port).expect_err("nobody is there");
@@ -62,8 +96,16 @@ fn application() -> Lab {
     lab.container(0, &[(APP, app(11))]);
     lab.container(1, &[(APP, app(12))]);
     let backends = vec![IpAddr::V4(app(11)), IpAddr::V4(app(12))];
-    lab.tables.services.push(ServiceEntry { vni: APP, vip: IpAddr::V4(app(2)), backends });
-    lab.tables.services.push(ServiceEntry { vni: APP, vip: IpAddr::V4(app(3)), backends: vec![] });
+    lab.tables.services.push(ServiceEntry {
+        vni: APP,
+        vip: IpAddr::V4(app(2)),
+        backends,
+    });
+    lab.tables.services.push(ServiceEntry {
+        vni: APP,
+        vip: IpAddr::V4(app(3)),
+        backends: vec![],
+    });
     lab.sync();
     lab
 }
@@ -74,8 +116,14 @@ fn containers_reach_each_other_and_only_their_network() {
     for at in [1, 2] {
         serve(&lab.containers[at].space, 80, &format!("task{at}"));
     }
-    assert_eq!(ask(&lab.containers[0].space, app(11), 80).expect("same node"), "task1 10.0.1.10");
-    assert_eq!(ask(&lab.containers[0].space, app(12), 80).expect("other node"), "task2 10.0.1.10");
+    assert_eq!(
+        ask(&lab.containers[0].space, app(11), 80).expect("same node"),
+        "task1 10.0.1.10"
+    );
+    assert_eq!(
+        ask(&lab.containers[0].space, app(12), 80).expect("other node"),
+        "task2 10.0.1.10"
+    );
     lab.network(4098, "10.0.2.0/24", false);
     let stranger = lab.container(0, &[(4098, Ipv4Addr::new(10, 0, 2, 10))]);
     lab.sync();
@@ -91,21 +139,31 @@ fn a_vip_reaches_all_tasks_and_answers_for_none() {
     let client = &lab.containers[0].space;
     let said: Vec<String> = (0..24).map(|_| ask(client, app(2), 80).expect("VIP")).collect();
     assert!(said.iter().all(|s| s.ends_with(" 10.0.1.10")), "{said:?}");
-    assert!(said.iter().any(|s| s.starts_with("task1")) && said.iter().any(|s| s.starts_with("task2")), "{said:?}");
-    crate::lab::command(&format!("ip netns exec {} ping -c 1 -W 1 10.0.1.2", client.name));
+    assert!(
+        said.iter().any(|s| s.starts_with("task1")) && said.iter().any(|s| s.starts_with("task2")),
+        "{said:?}"
+    );
+    assert!(ping(client, app(2)), "the VIP answers echo requests");
+    assert!(ping(client, app(12)), "so does a task on another node");
     // A port nobody listens on is the task's own refusal, translated back.
     refused_at_once(client, app(2), 81);
     refused_at_once(client, app(3), 80);
     assert!(lab.nodes[0].drops(DropReason::NoBackend) > 0);
     let counters = lab.nodes[0].with(|d| d.counters()).expect("counters");
-    assert_eq!(counters.received, counters.passed + counters.redirected + counters.dropped);
+    assert_eq!(
+        counters.received,
+        counters.passed + counters.redirected + counters.dropped
+    );
 }
 
 #[test]
 fn udp_to_a_vip_and_its_refusals() {
     let lab = application();
     for at in [1, 2] {
-        let socket = lab.containers[at].space.run(|| UdpSocket::bind("0.0.0.0:53")).expect("bind");
+        let socket = lab.containers[at]
+            .space
+            .run(|| UdpSocket::bind("0.0.0.0:53"))
+            .expect("bind");
         std::thread::spawn(move || {
             let mut buffer = [0; 2048];
             while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
@@ -131,8 +189,14 @@ fn udp_to_a_vip_and_its_refusals() {
     for _ in 0..4 {
         assert_eq!(send(app(2), 53, &[7; 1800]).expect("echo in fragments"), 1800);
     }
-    assert_eq!(send(app(2), 54, b"x").expect_err("no such port").kind(), ErrorKind::ConnectionRefused);
-    assert_eq!(send(app(3), 53, b"x").expect_err("no task").kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(
+        send(app(2), 54, b"x").expect_err("no such port").kind(),
+        ErrorKind::ConnectionRefused
+    );
+    assert_eq!(
+        send(app(3), 53, b"x").expect_err("no task").kind(),
+        ErrorKind::ConnectionRefused
+    );
 }
 
 #[test]
@@ -141,10 +205,17 @@ fn a_task_reaches_itself_by_its_own_vip() {
     lab.network(APP, "10.0.1.0/24", false);
     let task = lab.container(0, &[(APP, app(10))]);
     let backends = vec![IpAddr::V4(app(10))];
-    lab.tables.services.push(ServiceEntry { vni: APP, vip: IpAddr::V4(app(2)), backends });
+    lab.tables.services.push(ServiceEntry {
+        vni: APP,
+        vip: IpAddr::V4(app(2)),
+        backends,
+    });
     lab.sync();
     serve(&lab.containers[task].space, 80, "me");
-    assert_eq!(ask(&lab.containers[task].space, app(2), 80).expect("hairpin"), "me 10.0.1.2");
+    assert_eq!(
+        ask(&lab.containers[task].space, app(2), 80).expect("hairpin"),
+        "me 10.0.1.2"
+    );
 }
 
 #[test]
@@ -152,18 +223,28 @@ fn a_withdrawn_task_keeps_its_flow() {
     let mut lab = application();
     lab.tables.services[0].backends = vec![IpAddr::V4(app(12))];
     lab.sync();
-    let listener = lab.containers[2].space.run(|| TcpListener::bind("0.0.0.0:80")).expect("listen");
-    let mut stream = lab.containers[0].space.run(|| TcpStream::connect("10.0.1.2:80")).expect("connect");
+    let listener = lab.containers[2]
+        .space
+        .run(|| TcpListener::bind("0.0.0.0:80"))
+        .expect("listen");
+    let mut stream = lab.containers[0]
+        .space
+        .run(|| TcpStream::connect("10.0.1.2:80"))
+        .expect("connect");
     let (mut served, _) = listener.accept().expect("accept");
     let mut exchange = |text: &[u8]| {
         stream.write_all(text).expect("send");
         let mut buffer = [0; 8];
         served.read_exact(&mut buffer[..text.len()]).expect("receive");
         served.write_all(text).expect("reply");
-        stream.read_exact(&mut buffer[..text.len()]).expect("reply received");
+        stream
+            .read_exact(&mut buffer[..text.len()])
+            .expect("reply received");
     };
     exchange(b"before");
-    let flows = lab.nodes[0].with(|d| d.established_flows_to(APP, IpAddr::V4(app(12)))).expect("flows");
+    let flows = lab.nodes[0]
+        .with(|d| d.established_flows_to(APP, IpAddr::V4(app(12))))
+        .expect("flows");
     assert_eq!(flows, 1);
     lab.tables.services[0].backends.clear();
     lab.sync();
@@ -200,7 +281,7 @@ fn published(tasks: &[(u8, u32)]) -> PublishedEntry {
         tasks: tasks
             .iter()
             .map(|(last, node)| PublishedTask {
-                task_hash: u64::from(*last) * 0x9e37_79b9_7f4a_7c15,
+                task_hash: u64::from(*last).wrapping_mul(0x9e37_79b9_7f4a_7c15),
                 address: IpAddr::V4(ingress(*last)),
                 node: *node,
                 draining: false,
@@ -220,7 +301,10 @@ fn mesh() -> Lab {
         serve(&lab.containers[task].space, 80, &format!("task{at}"));
     }
     lab.tables.published.push(published(&[(10, 1), (11, 2)]));
-    lab.tables.published.push(PublishedEntry { published_port: 8081, ..published(&[]) });
+    lab.tables.published.push(PublishedEntry {
+        published_port: 8081,
+        ..published(&[])
+    });
     lab.sync();
     lab
 }
@@ -229,9 +313,13 @@ fn mesh() -> Lab {
 fn a_published_port_answers_on_every_node_with_the_client_kept() {
     let lab = mesh();
     for node in 1..=3 {
-        let said: Vec<String> =
-            (0..16).map(|_| ask(&lab.client, node_address(node), 8080).expect("published")).collect();
-        assert!(said.iter().all(|s| s.ends_with(&format!(" {CLIENT}"))), "{said:?}");
+        let said: Vec<String> = (0..16)
+            .map(|_| ask(&lab.client, node_address(node), 8080).expect("published"))
+            .collect();
+        assert!(
+            said.iter().all(|s| s.ends_with(&format!(" {CLIENT}"))),
+            "{said:?}"
+        );
         assert!(said.iter().any(|s| s.starts_with("task10")), "{said:?}");
         assert!(said.iter().any(|s| s.starts_with("task11")), "{said:?}");
         refused_at_once(&lab.client, node_address(node), 8081);
@@ -254,11 +342,21 @@ fn the_nodes_own_sockets_reach_published_ports() {
 #[test]
 fn a_dead_node_is_passed_over_and_flows_survive_a_new_agent() {
     let mut lab = mesh();
-    let listener = lab.containers[0].space.run(|| TcpListener::bind("0.0.0.0:90")).expect("listen");
-    let entry = PublishedEntry { published_port: 9090, target_port: 90, ..published(&[(10, 1)]) };
+    let listener = lab.containers[0]
+        .space
+        .run(|| TcpListener::bind("0.0.0.0:90"))
+        .expect("listen");
+    let entry = PublishedEntry {
+        published_port: 9090,
+        target_port: 90,
+        ..published(&[(10, 1)])
+    };
     lab.tables.published.push(entry);
     lab.sync();
-    let mut stream = lab.client.run(|| TcpStream::connect("192.0.2.3:9090")).expect("connect");
+    let mut stream = lab
+        .client
+        .run(|| TcpStream::connect("192.0.2.3:9090"))
+        .expect("connect");
     let (mut served, _) = listener.accept().expect("accept");
     for at in 0..3 {
         lab.nodes[at].with(|d| d.set_alive(2, false)).expect("mark");
@@ -270,11 +368,15 @@ fn a_dead_node_is_passed_over_and_flows_survive_a_new_agent() {
     // Another agent takes over: programs are replaced, maps and flows stay.
     for node in &mut lab.nodes {
         drop(node.datapath.take());
-        let config = node.config.clone();
-        node.datapath = Some(node.space.run(|| Datapath::open(config)).expect("open again"));
+        node.open();
     }
     let reports = lab.sync();
-    assert!(reports.iter().all(|r| r.attached.is_empty() && r.detached.is_empty()), "{reports:?}");
+    assert!(
+        reports
+            .iter()
+            .all(|r| r.attached.is_empty() && r.detached.is_empty()),
+        "{reports:?}"
+    );
     stream.write_all(b"still there").expect("send");
     let mut buffer = [0; 11];
     served.read_exact(&mut buffer).expect("receive");

@@ -5,8 +5,14 @@ use proptest::prelude::*;
 use super::*;
 
 fn candidates(hashes: &[u64], nodes: u32) -> Vec<Candidate> {
-    let mut list: Vec<Candidate> =
-        hashes.iter().map(|h| Candidate { task_hash: *h, node: (*h % u64::from(nodes)) as u32, draining: false }).collect();
+    let mut list: Vec<Candidate> = hashes
+        .iter()
+        .map(|h| Candidate {
+            task_hash: *h,
+            node: (*h % u64::from(nodes)) as u32,
+            draining: false,
+        })
+        .collect();
     list.sort_by_key(|c| c.task_hash);
     list.dedup_by_key(|c| c.task_hash);
     list
@@ -14,7 +20,11 @@ fn candidates(hashes: &[u64], nodes: u32) -> Vec<Candidate> {
 
 /// Ranks as task hashes, so that tables of different sets can be compared.
 fn ranks(list: &[Candidate], row: &Row) -> Vec<u64> {
-    row.tasks[..RANKS].iter().filter(|i| **i != NO_TASK).map(|i| list[usize::from(*i)].task_hash).collect()
+    row.tasks[..RANKS]
+        .iter()
+        .filter(|i| **i != NO_TASK)
+        .map(|i| list[usize::from(*i)].task_hash)
+        .collect()
 }
 
 proptest! {
@@ -88,8 +98,16 @@ fn six_tasks_are_balanced() {
 #[test]
 fn fewer_tasks_than_ranks() {
     assert!(build(1, 4, &[]).iter().all(|row| row.tasks == [NO_TASK; COLUMNS]));
-    let one = [Candidate { task_hash: 5, node: 1, draining: true }];
-    assert!(build(1, 4, &one).iter().all(|row| row.tasks == [0, NO_TASK, NO_TASK, NO_TASK]));
+    let one = [Candidate {
+        task_hash: 5,
+        node: 1,
+        draining: true,
+    }];
+    assert!(
+        build(1, 4, &one)
+            .iter()
+            .all(|row| row.tasks == [0, NO_TASK, NO_TASK, NO_TASK])
+    );
 }
 
 #[test]
@@ -98,11 +116,18 @@ fn values_never_change() {
     let mut list = candidates(&hashes, 3);
     list[4].draining = true;
     let rows = build(0x1234_5678_9abc_def0, 12, &list);
-    let digest = rows.iter().flat_map(|r| r.tasks).fold(0_u64, |d, t| skep_ebpf_common::hash::mix(d ^ u64::from(t)));
+    let digest = rows
+        .iter()
+        .flat_map(|r| r.tasks)
+        .fold(0_u64, |d, t| skep_ebpf_common::hash::mix(d ^ u64::from(t)));
     assert_eq!(rows[..4].iter().map(|r| r.tasks).collect::<Vec<_>>(), GOLDEN_ROWS);
     assert_eq!(digest, GOLDEN_DIGEST);
 }
 
-const GOLDEN_ROWS: [[u16; COLUMNS]; 4] =
-    [[2, 3, 4, NO_TASK], [1, 2, 4, 3], [0, 2, 4, NO_TASK], [2, 0, 4, NO_TASK]];
+const GOLDEN_ROWS: [[u16; COLUMNS]; 4] = [
+    [2, 3, 4, NO_TASK],
+    [1, 2, 4, 3],
+    [0, 2, 4, NO_TASK],
+    [2, 0, 4, NO_TASK],
+];
 const GOLDEN_DIGEST: u64 = 0x3dee_8d41_2303_e6e4;

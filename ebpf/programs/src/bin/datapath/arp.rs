@@ -11,7 +11,7 @@ use crate::skb::Skb;
 use crate::verdict::{Code, drop};
 use crate::work::Work;
 
-/// From a container. Probes (sender 0.0.0.0, RFC 5227) and announcements are swallowed: addresses are given out once.
+/// From a container; `work.network` is the interface's. Probes (sender 0.0.0.0, RFC 5227) and announcements are swallowed: addresses are given out once.
 #[inline(never)]
 pub fn from_container(skb: &mut Skb, work: &mut Work) -> Code {
     let Some(arp) = parse::arp(skb) else {
@@ -33,11 +33,8 @@ pub fn from_container(skb: &mut Skb, work: &mut Work) -> Code {
     if !arp.request || arp.target_be == arp.sender_be {
         return drop(DropReason::ArpUnknown);
     }
-    // SAFETY: plain numbers.
-    let known = arp.target_be == resolver_be()
-        || unsafe { ENDPOINTS.get(endpoint_key(network, arp.target_be)) }.is_some()
-        || unsafe { NETWORKS.get(network) }.is_some_and(|n| n.gateway == Address::v4(arp.target_be));
-    if !known {
+    // A reply may leave by another interface than its address belongs to; then so does the question for its next hop.
+    if !is_neighbour(network, arp.target_be) && !is_neighbour(work.network, arp.target_be) {
         return drop(DropReason::ArpUnknown);
     }
     if skb.store(0, &arp_reply(&arp, GATEWAY_MAC)).is_err() {
@@ -45,6 +42,15 @@ pub fn from_container(skb: &mut Skb, work: &mut Work) -> Code {
     }
     let ifindex = skb.ifindex();
     into_peer(skb, ifindex)
+}
+
+/// Has the network such an address? The resolver is in all of them.
+#[inline(always)]
+fn is_neighbour(network: u32, target_be: u32) -> bool {
+    // SAFETY: plain numbers that user space replaces as a whole.
+    target_be == resolver_be()
+        || unsafe { ENDPOINTS.get(endpoint_key(network, target_be)) }.is_some()
+        || unsafe { NETWORKS.get(network) }.is_some_and(|n| n.gateway == Address::v4(target_be))
 }
 
 /// From the node itself: only the mesh address has a neighbour.

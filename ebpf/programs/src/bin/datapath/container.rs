@@ -37,8 +37,11 @@ fn admit(skb: &mut Skb, work: &mut Work) -> Code {
         return drop(DropReason::UnknownInterface);
     };
     work.container = interface.container;
+    work.network = interface.network;
     work.back = BACK_PEER;
-    let Some(ethernet) = parse::ethernet(skb) else { return drop(DropReason::Malformed) };
+    let Some(ethernet) = parse::ethernet(skb) else {
+        return drop(DropReason::Malformed);
+    };
     match ethernet.ethertype {
         ETHERTYPE_IPV4 => {}
         ETHERTYPE_ARP => return ARP,
@@ -52,8 +55,13 @@ fn admit(skb: &mut Skb, work: &mut Work) -> Code {
     if !arp::own_mac(work.container, ethernet.source, source_be) {
         return drop(DropReason::SpoofedMac);
     }
-    let key = SourceKey { container: work.container, address: Address::v4(source_be) };
-    let Some(source) = (unsafe { SOURCES.get(key) }) else { return drop(DropReason::SpoofedAddress) };
+    let key = SourceKey {
+        container: work.container,
+        address: Address::v4(source_be),
+    };
+    let Some(source) = (unsafe { SOURCES.get(key) }) else {
+        return drop(DropReason::SpoofedAddress);
+    };
     work.network = source.network;
     work.source_vip_be = source.vip.to_v4().unwrap_or(0);
     // Multicast and limited broadcast go nowhere: nothing floods.
@@ -69,7 +77,9 @@ fn admit(skb: &mut Skb, work: &mut Work) -> Code {
 
 #[inline(always)]
 fn route(skb: &mut Skb, work: &mut Work) -> Code {
-    let Some(network) = (unsafe { NETWORKS.get(work.network) }) else { return drop(DropReason::UnknownNetwork) };
+    let Some(network) = (unsafe { NETWORKS.get(work.network) }) else {
+        return drop(DropReason::UnknownNetwork);
+    };
     let flags = network.flags;
     let gateway_be = network.gateway.words_be[3];
     let destination_be = work.headers.destination_be;

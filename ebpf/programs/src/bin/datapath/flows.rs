@@ -1,8 +1,8 @@
 //! The flow table: look-up, state, promotion; and the ports of fragments.
 
 use aya_ebpf::bindings::BPF_ANY;
-use skep_ebpf_common::{Address, FLOW_MESH, FLOW_VIP, FlowKey, FlowValue, FragmentKey, FragmentValue};
 use skep_ebpf_common::state::{advance, is_established, is_over};
+use skep_ebpf_common::{Address, FLOW_MESH, FLOW_VIP, FlowKey, FlowValue, FragmentKey, FragmentValue};
 use skep_ebpf_programs::parse::{FORM_FIRST_FRAGMENT, FORM_LATER_FRAGMENT};
 
 use crate::maps::{FLOWS, FRAGMENTS, HALF_OPEN};

@@ -1,25 +1,25 @@
 //! Published ports: a client's packet on its way to a task, and the task's on its way back.
 
+use skep_ebpf_common::hash::flow_hash;
+use skep_ebpf_common::state::is_over;
 use skep_ebpf_common::{
     Address, DropReason, GATEWAY_MAC, MESH_FORWARD, MESH_REPLY, NO_TASK, ORIGIN_HOST, PublishedKey,
     TASK_DRAINING, TaskValue, mesh_node_mac,
 };
-use skep_ebpf_common::state::is_over;
-use skep_ebpf_common::hash::flow_hash;
 use skep_ebpf_programs::mesh::{Choice, Known, Rank, Ranks, choose};
 use skep_ebpf_programs::parse::{FORM_ERROR, Tuple};
 use skep_ebpf_programs::translate::translate;
 
 use crate::container::{gateway_of, mesh_mac};
+use crate::flows;
 use crate::maps::{
-    ENDPOINTS, NETWORKS, NODES, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac, mesh_address_be,
-    mesh_vni, mesh_vni_forwarded, node,
+    ENDPOINTS, NETWORKS, NODES, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac,
+    mesh_address_be, mesh_vni, mesh_vni_forwarded, node,
 };
 use crate::send::{endpoint_key, is_too_big, out_of, set_macs, to_local, to_neighbour, to_node};
 use crate::skb::Skb;
 use crate::verdict::{Code, TOO_BIG, UNDECIDED, drop, refuse};
 use crate::work::Work;
-use crate::{flows};
 
 /// Finds the published port the packet is for and the row of its flow. `false`: not published.
 #[inline(always)]
@@ -226,7 +226,9 @@ pub fn reply(skb: &mut Skb, work: &mut Work) -> Code {
     let tuple = work.headers.tuple;
     let client = (tuple.destination_be, tuple.destination_port_be);
     flows::set_mesh_key(work, client.0, client.1, tuple.source_be, tuple.source_port_be);
-    let Some(mut found) = flows::find(work) else { return UNDECIDED };
+    let Some(mut found) = flows::find(work) else {
+        return UNDECIDED;
+    };
     let dialed_be = found.value.dialed.words_be[3];
     let return_node = found.value.return_node;
     let origin = found.value.origin;

@@ -22,7 +22,11 @@ pub fn settle(skb: &mut Skb, work: &mut Work, code: Code) -> Code {
     if code == TOO_BIG {
         return too_big(skb, work);
     }
-    if is_refusal(code) { refuse(skb, work, code) } else { code }
+    if is_refusal(code) {
+        refuse(skb, work, code)
+    } else {
+        code
+    }
 }
 
 /// Tells the sender that nobody is there: RST for TCP, port unreachable otherwise.

@@ -1,8 +1,8 @@
 //! A service's virtual address inside a network. The client's node holds the flow.
 
-use skep_ebpf_common::{Address, BackendKey, DropReason, ENDPOINT_SERVING, EndpointValue};
-use skep_ebpf_common::state::is_over;
 use skep_ebpf_common::hash::{flow_hash, scale};
+use skep_ebpf_common::state::is_over;
+use skep_ebpf_common::{Address, BackendKey, DropReason, ENDPOINT_SERVING, EndpointValue};
 use skep_ebpf_programs::parse::{FORM_ERROR, FORM_WHOLE, ICMP, ICMP_ECHO_REQUEST, TCP, Tuple, UDP};
 use skep_ebpf_programs::translate::translate;
 
