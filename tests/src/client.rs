@@ -1,6 +1,7 @@
 //! Requests from outside: a client on the segment that is no node.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
@@ -151,7 +152,7 @@ impl Client {
     }
 }
 
-/// Requests under way.
+/// Requests under way, or a server; it ends when this is dropped.
 pub struct Load(Child);
 
 impl Load {
@@ -160,18 +161,29 @@ impl Load {
         parse(&self.output()?)
     }
 
-    /// Ends a server that was started.
-    pub fn end(mut self) -> Result<()> {
-        // The program is the child of the nsenter that was started.
-        let program = Process::child_of(self.0.id())?;
-        kill(Pid::from_raw(program.pid), Signal::SIGKILL).context("end the client's program")?;
-        self.0.wait()?;
-        Ok(())
-    }
-
     /// Waits for the end; what was printed.
-    pub fn output(self) -> Result<String> {
-        let output = self.0.wait_with_output().context("wait for the client")?;
-        Ok(String::from_utf8(output.stdout)?)
+    pub fn output(mut self) -> Result<String> {
+        let mut text = String::new();
+        if let Some(stdout) = self.0.stdout.as_mut() {
+            stdout
+                .read_to_string(&mut text)
+                .context("read what the client prints")?;
+        }
+        self.0.wait().context("wait for the client")?;
+        Ok(text)
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // The program is the child of the nsenter that was started; if it is gone, it has ended.
+        if let Ok(program) = Process::child_of(self.0.id())
+            && let Err(error) = kill(Pid::from_raw(program.pid), Signal::SIGKILL)
+        {
+            eprintln!("end of a program of the client: {error}");
+        }
+        if let Err(error) = self.0.wait() {
+            eprintln!("wait for a program of the client: {error}");
+        }
     }
 }

@@ -20,7 +20,8 @@ const USAGE: &str = "usage: skep-testbox <command>
                               the same as get, one datagram each
   resolve NAME [--server ADDRESS] [--timeout-ms N]
                               IPv4 addresses of NAME, by the first nameserver of /etc/resolv.conf
-  names TABLE                 a name server on port 53: lines of 'name address'
+  names TABLE [--listen ADDRESS]
+                              a name server on port 53; TABLE is 'name address name address ...'
   init ...                    first process of a test node";
 
 fn main() -> ExitCode {

@@ -118,7 +118,9 @@ pub fn serve(arguments: &Arguments<'_>) -> Result<(), String> {
         let address: Ipv4Addr = pair[1].parse().map_err(|error| format!("{}: {error}", pair[1]))?;
         table.push((query(pair[0], [0, 0])?[12..].to_vec(), address));
     }
-    let socket = UdpSocket::bind("0.0.0.0:53").map_err(|error| format!("bind UDP 53: {error}"))?;
+    // Bound to one address, or an answer may leave with another one of the machine.
+    let address = arguments.value("--listen").unwrap_or("0.0.0.0");
+    let socket = UdpSocket::bind((address, 53)).map_err(|error| format!("bind UDP {address}:53: {error}"))?;
     let mut buffer = [0; 4096];
     loop {
         let (length, client) = socket

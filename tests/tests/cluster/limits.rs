@@ -302,8 +302,8 @@ fn what_is_not_built_yet_is_named_and_changes_nothing(cluster: &Cluster) -> Resu
         &["service", "create", "-d", "--mode", "replicated-job", "skep-test"],
         &["job"],
     )?;
-    refused(node, &["secret", "ls"], &["secret"])?;
-    refused(node, &["config", "ls"], &["config"])
+    refused(node, &["secret", "create", "s", "/etc/hostname"], &["secret"])?;
+    refused(node, &["config", "create", "c", "/etc/hostname"], &["config"])
 }
 
 /// Started a second time beside the one that runs, in an environment where it cannot work.

@@ -125,7 +125,7 @@ fn containers_reach_the_outside_and_its_names(cluster: &Cluster) -> Result<()> {
     let outside = network::OUTSIDE_ADDRESS.to_string();
     let names = cluster
         .client
-        .start(&["names", &format!("www.example {outside}")])?;
+        .start(&["names", &format!("www.example {outside}"), "--listen", &outside])?;
     let server = cluster.client.start(&["serve", "--port", "80"])?;
     let tasks = swarm::containers(cluster, "web")?;
     for number in 1..=3 {
@@ -142,8 +142,8 @@ fn containers_reach_the_outside_and_its_names(cluster: &Cluster) -> Result<()> {
             seen.client
         );
     }
-    names.end()?;
-    server.end()
+    drop((names, server));
+    Ok(())
 }
 
 fn streams_pass_through_to_the_engine(cluster: &Cluster) -> Result<()> {
