@@ -185,6 +185,7 @@ impl Lab {
         let space = Space::new(format!("{}-n{index}", self.prefix));
         let address = node_address(index);
         plug(&self.wire, &space, &format!("p{index}"), address);
+        space.ip(&format!("link set eth0 address {}", mac(uplink_mac(index))));
         space.ip("link add skep-vxlan type vxlan external nolearning dstport 4789");
         space.ip("link set skep-vxlan mtu 1450 up");
         space.ip("link add skep0 type veth peer name skep1");
@@ -306,6 +307,11 @@ fn plug(wire: &Space, space: &Space, port: &str, address: Ipv4Addr) {
 
 pub fn node_address(index: u32) -> Ipv4Addr {
     Ipv4Addr::new(192, 0, 2, index as u8)
+}
+
+/// MAC address of a node's uplink.
+pub fn uplink_mac(index: u32) -> [u8; 6] {
+    [2, 0xaa, 0, 0, 0, index as u8]
 }
 
 pub fn gateway(address: Ipv4Addr) -> Ipv4Addr {

@@ -1,5 +1,7 @@
 //! The data plane in the kernel: packets through BPF_PROG_TEST_RUN, and real traffic between namespaces.
 //! Needs root, and says so instead of being skipped.
 
+mod cases;
 mod lab;
+mod packets;
 mod traffic;
