@@ -18,7 +18,8 @@ async fn docker(served: &Served, arguments: &[&str]) -> Result<String, String> {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = timeout(Duration::from_secs(60), output).await.unwrap().unwrap();
+    let output = timeout(Duration::from_secs(60), output).await.unwrap();
+    let output = output.expect("the docker CLI is needed: `cargo xtask setup` installs it");
     let (out, error) = (
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr),
