@@ -40,6 +40,8 @@ struct Inner {
     /// When each node was last heard, sessions that ended included.
     heard: BTreeMap<String, Instant>,
     released: BTreeSet<String>,
+    /// Nodes that said they leave: their agents may try a last session before they stop.
+    left: BTreeSet<String>,
     /// Raised whenever `released` changes.
     releases: u64,
 }
@@ -115,6 +117,9 @@ impl Dispatcher {
         let ended = CancellationToken::new();
         let mut inner = self.lock();
         inner.since?;
+        if inner.left.contains(node_id) {
+            return None;
+        }
         inner.next_id += 1;
         let id = inner.next_id;
         let heartbeat = inner.heartbeat.unwrap_or(HEARTBEAT);
@@ -206,6 +211,12 @@ impl Dispatcher {
         }
     }
 
+    /// The node leaves the swarm: its session ends and it gets no other.
+    pub fn say_goodbye(&self, node_id: &str) {
+        self.lock().left.insert(node_id.to_string());
+        self.drop_session(node_id);
+    }
+
     /// When this manager began to lead.
     pub fn since(&self) -> Option<Instant> {
         self.lock().since
@@ -224,6 +235,7 @@ impl Dispatcher {
         let mut inner = self.lock();
         inner.heartbeat = Some(heartbeat_period(state));
         inner.heard.retain(|node_id, _| state.nodes.contains_key(node_id));
+        inner.left.retain(|node_id| state.nodes.contains_key(node_id));
         let inner = &mut *inner;
         let tasks = withdrawn(state).into_iter().map(|(task_id, _, at)| (task_id, at));
         let clean: Vec<u64> = inner

@@ -12,9 +12,13 @@ use super::Lead;
 use crate::manager::Propose;
 use crate::model::*;
 use crate::raft::types::Member;
+use crate::rpc::channel::within;
+use crate::rpc::wire::PreVoteRequest;
 
 /// How long a new member may take to catch up, and a change to commit.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a new manager may take to answer at its advertised address.
+const REACH_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The texts are Swarm's where Swarm has one.
@@ -81,30 +85,41 @@ impl Lead {
             node_id: node.id.clone(),
             address: node.manager_address.clone(),
         };
-        let late = || MemberError::NotInReach {
-            address: member.address.clone(),
-        };
-        let raft = self.group.raft();
-        let learned = change(raft.add_learner(node.raft_id, member.clone(), true), late()).await;
-        let added = match learned {
-            Ok(true) => {
-                let voter = ChangeMembers::AddVoterIds(BTreeSet::from([node.raft_id]));
-                change(raft.change_membership(voter, true), late()).await
-            }
-            other => other,
-        };
-        if !matches!(added, Ok(true)) {
+        let added = self.try_add(node.raft_id, &member).await;
+        if added.is_err() {
             tracing::warn!(node_id, "a manager could not join: taking it out again");
             let out = ChangeMembers::RemoveNodes(BTreeSet::from([node.raft_id]));
-            if let Err(error) = change(raft.change_membership(out, true), late()).await {
-                tracing::warn!(
-                    node_id,
-                    error = &error as &dyn std::error::Error,
-                    "it stays a learner for now"
-                );
+            let undone = change(
+                self.group.raft().change_membership(out, true),
+                MemberError::LossOfQuorum,
+            )
+            .await;
+            // The repair loop takes out what remains of a node that is gone.
+            for failed in [undone.map(|_| ()), self.forget(node_id).await] {
+                if let Err(error) = failed {
+                    tracing::warn!(node_id, error = &error as &dyn std::error::Error, "undo a join");
+                }
             }
         }
         added
+    }
+
+    async fn try_add(&self, raft_id: u64, member: &Member) -> Result<bool, MemberError> {
+        let late = || MemberError::NotInReach {
+            address: member.address.clone(),
+        };
+        // Nothing is changed for one that the others could not talk to.
+        let mut client = self.group.peers().raft(member).map_err(|_| late())?;
+        let call = client.pre_vote(within(PreVoteRequest {}, REACH_TIMEOUT));
+        if !matches!(tokio::time::timeout(REACH_TIMEOUT, call).await, Ok(Ok(_))) {
+            return Err(late());
+        }
+        let raft = self.group.raft();
+        if !change(raft.add_learner(raft_id, member.clone(), true), late()).await? {
+            return Ok(false);
+        }
+        let voter = ChangeMembers::AddVoterIds(BTreeSet::from([raft_id]));
+        change(raft.change_membership(voter, true), late()).await
     }
 
     /// Takes a voter out. Refused when those that remain would have no quorum in reach.
@@ -140,27 +155,50 @@ impl Lead {
         let Some(node) = node else {
             return Ok(true);
         };
-        if manager
-            && self.voters().contains(&node.raft_id)
-            && !keeps_quorum(&self.voters(), node.raft_id, &self.group.answering())
-        {
+        let voters = self.voters();
+        let member = manager && voters.contains(&node.raft_id);
+        if member && voters.len() == 1 {
+            // The swarm ends with it: there is nobody to tell.
+            return Ok(true);
+        }
+        if member && !keeps_quorum(&voters, node.raft_id, &self.group.answering()) {
             return Err(MemberError::LossOfQuorum);
         }
-        let report = ReportNode {
-            id: node.id.clone(),
-            state: Some(NodeState::Down as i32),
-            message: Some("the node left the swarm".to_string()),
-            ..Default::default()
-        };
-        self.dispatcher.drop_session(node_id);
-        if let Err(error) = self.group.propose(Change::ReportNode(report)).await {
-            return Err(MemberError::Change(error.to_string()));
-        }
-        if manager {
+        self.dispatcher.say_goodbye(node_id);
+        self.report_gone(node_id).await?;
+        if member {
             self.remove_member(node.raft_id).await
         } else {
             Ok(true)
         }
+    }
+
+    /// Without a manager address it is a manager that can be removed, and that nobody looks for.
+    async fn report_gone(&self, node_id: &str) -> Result<(), MemberError> {
+        let report = ReportNode {
+            id: node_id.to_string(),
+            state: Some(NodeState::Down as i32),
+            message: Some("the node left the swarm".to_string()),
+            manager_address: Some(String::new()),
+            ..Default::default()
+        };
+        let reported = self.group.propose(Change::ReportNode(report)).await;
+        reported
+            .map(|_| ())
+            .map_err(|error| MemberError::Change(error.to_string()))
+    }
+
+    /// The record of a manager that did not become a member. Its node may not exist any more: the next join has a new id.
+    async fn forget(&self, node_id: &str) -> Result<(), MemberError> {
+        self.report_gone(node_id).await?;
+        let remove = RemoveNode {
+            id: node_id.to_string(),
+            force: true,
+        };
+        let removed = self.group.propose(Change::RemoveNode(remove)).await;
+        removed
+            .map(|_| ())
+            .map_err(|error| MemberError::Change(error.to_string()))
     }
 
     /// What a crash or a removed node left behind: a membership half changed, members without a node.

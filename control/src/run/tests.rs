@@ -422,3 +422,4 @@ async fn a_worker_gets_complete_then_incremental_and_follows_the_leader() {
 
 mod access;
 mod leading;
+mod members;

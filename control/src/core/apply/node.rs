@@ -85,7 +85,8 @@ pub fn report(state: &mut ClusterState, at: At, c: &ReportNode) -> Answer {
 /// Its tasks are orphaned (swarmkit manager/controlapi/node.go `orphanNodeTasks`), its attachments go.
 pub fn remove(state: &mut ClusterState, at: At, c: &RemoveNode) -> Answer {
     let node = state.nodes.get(&c.id).ok_or_else(|| not_found("node", &c.id))?;
-    if node.spec.role() == Role::Manager {
+    // One that left the swarm, or never came into it, has no address as a manager any more: it is no Raft member.
+    if node.spec.role() == Role::Manager && !node.manager_address.is_empty() {
         return Err(refuse(
             Code::FailedPrecondition,
             format!(
