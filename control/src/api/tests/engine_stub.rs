@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -14,6 +14,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::api::answer::{Body, empty_body, full_body};
 
@@ -66,6 +67,21 @@ impl EngineStub {
         serde_json::from_str(body).unwrap()
     }
 
+    /// A stream that says one thing and does not end; remembers when its reader leaves.
+    fn hang(&self) -> Response<Body> {
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        let asked = Arc::clone(&self.asked);
+        tokio::spawn(async move {
+            sender
+                .send(Ok(Frame::data(Bytes::from_static(b"first"))))
+                .await
+                .unwrap();
+            sender.closed().await;
+            asked.lock().unwrap().push("the reader left".to_string());
+        });
+        Response::new(StreamBody::new(ReceiverStream::new(receiver)).boxed_unsync())
+    }
+
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
         let upgrade = request
             .headers()
@@ -104,6 +120,9 @@ impl EngineStub {
                 .header("Content-Type", "application/vnd.docker.raw-stream")
                 .body(empty_body())
                 .unwrap();
+        }
+        if path.ends_with("/hang/logs") {
+            return self.hang();
         }
         built_in(&path, target.contains("label"), body)
     }

@@ -341,3 +341,22 @@ async fn logs_are_framed_as_swarm_does() {
         "{asked:?}"
     );
 }
+
+#[tokio::test]
+async fn who_stops_following_leaves_the_engine_too() {
+    let served = inactive().await;
+    let request = Request::get("/containers/hang/logs?follow=1")
+        .header("Host", "docker")
+        .body(empty_body())
+        .unwrap();
+    let mut response = served.client.send(request).await.unwrap();
+    let first = timeout(SOON, response.frame()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first.into_data().unwrap(), Bytes::from_static(b"first"));
+    drop(response);
+    let left = async {
+        while !served.engine.asked().contains(&"the reader left".to_string()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, left).await.unwrap();
+}
