@@ -86,7 +86,9 @@ pub fn next_subnet(state: &ClusterState, now: Timestamp) -> Option<Ipv4Net> {
 /// cost follows the number of networks and not the size of a pool.
 fn first_gap(pools: &[&str], prefix_len: u8, avoid: &[Ipv4Net]) -> Option<Ipv4Net> {
     for pool in pools {
-        let Ok(pool) = pool.parse::<Ipv4Net>() else { continue };
+        let Ok(pool) = pool.parse::<Ipv4Net>() else {
+            continue;
+        };
         let step = 1u64 << (32 - prefix_len.min(32));
         let end = u64::from(u32::from(pool.broadcast())) + 1;
         let mut at = u64::from(u32::from(pool.network()));
@@ -119,7 +121,9 @@ pub fn used_ports(state: &ClusterState, except_service: &str) -> BTreeSet<(i32, 
 
 /// A dynamic port that is not in `used`, which it joins.
 pub fn take_port(used: &mut BTreeSet<(i32, u32)>, protocol: i32) -> Option<u32> {
-    DYNAMIC_PORTS.into_iter().find(|port| used.insert((protocol, *port)))
+    DYNAMIC_PORTS
+        .into_iter()
+        .find(|port| used.insert((protocol, *port)))
 }
 
 /// Why a wished address cannot be had.
@@ -177,7 +181,10 @@ impl AddressBook {
     fn mark(&mut self, network_id: &str, cidr: &str) {
         let text = cidr.split('/').next().unwrap_or(cidr);
         if let Ok(address) = text.parse() {
-            self.used.entry(network_id.to_string()).or_default().insert(address);
+            self.used
+                .entry(network_id.to_string())
+                .or_default()
+                .insert(address);
         }
     }
 
@@ -223,7 +230,9 @@ impl AddressBook {
     /// Whether each of the networks has a free address; takes none.
     pub fn has_room<'a>(&mut self, mut networks: impl Iterator<Item = &'a Network>) -> bool {
         networks.all(|network| {
-            let Some(cidr) = self.take(network) else { return false };
+            let Some(cidr) = self.take(network) else {
+                return false;
+            };
             let text = cidr.split('/').next().unwrap_or_default();
             if let (Ok(address), Some(used)) = (text.parse::<Ipv4Addr>(), self.used.get_mut(&network.id)) {
                 used.remove(&address);

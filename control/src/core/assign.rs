@@ -39,13 +39,26 @@ pub fn assign(state: &ClusterState, node_id: &str, released: &BTreeSet<String>) 
     for peer in state.nodes.values() {
         put(ItemKind::Peer(self::peer(peer)));
     }
-    published(state).into_iter().map(ItemKind::Published).for_each(&mut put);
+    published(state)
+        .into_iter()
+        .map(ItemKind::Published)
+        .for_each(&mut put);
     for network in hosted.values() {
         put(ItemKind::Network(network_item(network)));
     }
-    services(state, &hosted).into_iter().map(ItemKind::Service).for_each(&mut put);
-    endpoints(state, &hosted).into_iter().map(ItemKind::Endpoint).for_each(&mut put);
-    for task in state.tasks.values().filter(|t| t.node_id == node_id && !has_ended(t)) {
+    services(state, &hosted)
+        .into_iter()
+        .map(ItemKind::Service)
+        .for_each(&mut put);
+    endpoints(state, &hosted)
+        .into_iter()
+        .map(ItemKind::Endpoint)
+        .for_each(&mut put);
+    for task in state
+        .tasks
+        .values()
+        .filter(|t| t.node_id == node_id && !has_ended(t))
+    {
         put(ItemKind::Task(self::task(task, node, released)));
     }
     for attachment in state.attachments.values().filter(|a| a.node_id == node_id) {
@@ -77,7 +90,10 @@ fn hosted_networks<'a>(state: &'a ClusterState, node_id: &str) -> BTreeMap<&'a s
 }
 
 fn swarm(state: &ClusterState, cluster: &Cluster, node: &Node) -> SwarmItem {
-    let managers = state.nodes.values().filter(|n| n.raft_id != 0 && !n.manager_address.is_empty());
+    let managers = state
+        .nodes
+        .values()
+        .filter(|n| n.raft_id != 0 && !n.manager_address.is_empty());
     SwarmItem {
         cluster_id: cluster.id.clone(),
         probe_key: cluster.probe_key.clone(),
@@ -99,7 +115,11 @@ fn peer(node: &Node) -> PeerItem {
         node_id: node.id.clone(),
         index: node.index,
         underlay: underlay.clone(),
-        hostname: node.description.as_ref().map(|d| d.hostname.clone()).unwrap_or_default(),
+        hostname: node
+            .description
+            .as_ref()
+            .map(|d| d.hostname.clone())
+            .unwrap_or_default(),
         ready: node.state() != NodeState::Down,
     }
 }
@@ -184,7 +204,12 @@ fn network_item(network: &Network) -> NetworkItem {
         internal: network.spec.internal,
         attachable: network.spec.attachable,
         ingress: network.spec.ingress,
-        options: network.spec.driver.as_ref().map(|d| d.options.clone()).unwrap_or_default(),
+        options: network
+            .spec
+            .driver
+            .as_ref()
+            .map(|d| d.options.clone())
+            .unwrap_or_default(),
         labels: network.spec.annotations.labels.clone(),
     }
 }
@@ -216,22 +241,35 @@ fn endpoints(state: &ClusterState, hosted: &BTreeMap<&str, &Network>) -> Vec<End
         let withdrawn = in_tables(state, task).or_else(|| starts(state, task).then_some(true));
         let Some(draining) = withdrawn else { continue };
         for network in task.networks.iter().filter(|n| is_shown(&n.network_id)) {
-            let Some(address) = network.addresses.first() else { continue };
-            let short_id = task.status.container.as_ref().and_then(|c| c.container_id.get(..12));
+            let Some(address) = network.addresses.first() else {
+                continue;
+            };
+            let short_id = task
+                .status
+                .container
+                .as_ref()
+                .and_then(|c| c.container_id.get(..12));
             items.push(EndpointItem {
                 id: task.id.clone(),
                 network_id: network.network_id.clone(),
                 service_id: task.service_id.clone(),
                 address: bare(address),
                 node_index: node_index(state, &task.node_id),
-                names: [task_name(task)].into_iter().chain(short_id.map(str::to_string)).collect(),
+                names: [task_name(task)]
+                    .into_iter()
+                    .chain(short_id.map(str::to_string))
+                    .collect(),
                 draining,
             });
         }
     }
     for attachment in state.attachments.values().filter(|a| state.may_run(&a.node_id)) {
         let network = &attachment.network;
-        let Some(address) = network.addresses.first().filter(|_| is_shown(&network.network_id)) else {
+        let Some(address) = network
+            .addresses
+            .first()
+            .filter(|_| is_shown(&network.network_id))
+        else {
             continue;
         };
         let short_id = attachment.container_id.get(..12).map(str::to_string);
@@ -261,6 +299,10 @@ fn task(task: &Task, node: &Node, released: &BTreeSet<String>) -> TaskItem {
         ports: task.ports.clone(),
         observed_state: task.status.state,
         released: !is_wanted(task) && (task.withdrawn_at == 0 || released.contains(&task.id)),
-        node_hostname: node.description.as_ref().map(|d| d.hostname.clone()).unwrap_or_default(),
+        node_hostname: node
+            .description
+            .as_ref()
+            .map(|d| d.hostname.clone())
+            .unwrap_or_default(),
     }
 }

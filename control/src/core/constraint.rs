@@ -48,9 +48,9 @@ fn is_key(key: &str) -> bool {
 /// `^(?i)[a-z0-9:\-_\s\.\*\(\)\?\+\[\]\\\^\$\|\/]+$`
 fn is_value(value: &str) -> bool {
     !value.is_empty()
-        && value
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b.is_ascii_whitespace() || br":-_.*()?+[]\^$|/".contains(&b))
+        && value.bytes().all(|b| {
+            b.is_ascii_alphanumeric() || b.is_ascii_whitespace() || br":-_.*()?+[]\^$|/".contains(&b)
+        })
 }
 
 /// Parses all; those that do not parse cannot be stored, so they are met by no node.

@@ -45,7 +45,10 @@ fn same_template(asked: &TaskSpec, task: &Task, node: Option<&Node>) -> bool {
     let mut asked = asked.clone();
     let state = task.status.state;
     if (TaskState::Ready as i32..=TaskState::Running as i32).contains(&state) {
-        asked.container.registry_auth.clone_from(&task.spec.container.registry_auth);
+        asked
+            .container
+            .registry_auth
+            .clone_from(&task.spec.container.registry_auth);
     }
     if asked.placement != task.spec.placement {
         let met = node.is_some_and(|node| meets(asked.placement.as_ref(), node));

@@ -51,7 +51,10 @@ pub fn plan(
             None => orchestrate::remove_all(&mut round, slots),
         }
     }
-    let without_tasks = state.services.values().filter(|s| !services.0.contains_key(s.id.as_str()));
+    let without_tasks = state
+        .services
+        .values()
+        .filter(|s| !services.0.contains_key(s.id.as_str()));
     for service in without_tasks {
         orchestrate::service(&mut round, service, &Slots::new());
     }
@@ -83,7 +86,9 @@ impl<'a> Services<'a> {
     }
 
     fn slots(&self) -> impl Iterator<Item = (&'a str, &Vec<&'a Task>)> {
-        self.0.iter().flat_map(|(id, slots)| slots.values().map(|slot| (*id, slot)))
+        self.0
+            .iter()
+            .flat_map(|(id, slots)| slots.values().map(|slot| (*id, slot)))
     }
 }
 
@@ -139,7 +144,9 @@ fn allocate(round: &mut Round) {
         .state
         .tasks
         .values()
-        .filter(|t| t.status.state == TaskState::New as i32 && is_wanted(t) && !round.touched.contains(t.id.as_str()))
+        .filter(|t| {
+            t.status.state == TaskState::New as i32 && is_wanted(t) && !round.touched.contains(t.id.as_str())
+        })
         .map(|t| &**t)
         .collect();
     if waiting.is_empty() {
@@ -160,7 +167,12 @@ fn allocate(round: &mut Round) {
             round.step(TaskAction::Allocate(task.id.clone()));
         }
     }
-    let rested = round.state.resting.values().filter(|until| **until > round.now).min();
+    let rested = round
+        .state
+        .resting
+        .values()
+        .filter(|until| **until > round.now)
+        .min();
     if let Some(until) = rested {
         round.wake_at(*until);
     }

@@ -60,11 +60,14 @@ pub enum SnapshotError {
 
 /// Equal states have equal bytes: records are in the order of their ids.
 pub fn encode(state: &ClusterState) -> Vec<u8> {
-    let resting = state.resting.iter().map(|((network_id, address), until)| Resting {
-        network_id: network_id.clone(),
-        address: address.clone(),
-        until: *until,
-    });
+    let resting = state
+        .resting
+        .iter()
+        .map(|((network_id, address), until)| Resting {
+            network_id: network_id.clone(),
+            address: address.clone(),
+            until: *until,
+        });
     Snapshot {
         format: FORMAT,
         index: state.index,
@@ -111,5 +114,8 @@ pub fn decode(bytes: &[u8]) -> Result<ClusterState, SnapshotError> {
 }
 
 fn by_id<T>(records: Vec<T>, id: impl Fn(&T) -> &String) -> BTreeMap<String, Arc<T>> {
-    records.into_iter().map(|r| (id(&r).clone(), Arc::new(r))).collect()
+    records
+        .into_iter()
+        .map(|r| (id(&r).clone(), Arc::new(r)))
+        .collect()
 }

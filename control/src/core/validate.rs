@@ -43,7 +43,10 @@ pub fn name(name: &str) -> Result<(), Refused> {
 pub fn service(spec: &ServiceSpec) -> Result<(), Refused> {
     name(&spec.annotations.name)?;
     if let Some(ServiceMode::Global(_)) = spec.mode {
-        return Err(refuse(Code::Unimplemented, "global services are not supported yet"));
+        return Err(refuse(
+            Code::Unimplemented,
+            "global services are not supported yet",
+        ));
     }
     task(&spec.task)?;
     if let Some(e) = &spec.endpoint {
@@ -81,7 +84,9 @@ fn task(spec: &TaskSpec) -> Result<(), Refused> {
 fn resources(nano_cpus: i64, memory: i64) -> Result<(), Refused> {
     if nano_cpus != 0 && nano_cpus < MIN_NANO_CPUS {
         let cpus = nano_cpus as f64 / 1e9;
-        return Err(invalid(format!("invalid cpu value {cpus}: Must be at least 0.001")));
+        return Err(invalid(format!(
+            "invalid cpu value {cpus}: Must be at least 0.001"
+        )));
     }
     if memory != 0 && memory < MIN_MEMORY {
         return Err(invalid(format!(

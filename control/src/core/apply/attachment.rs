@@ -26,7 +26,10 @@ pub fn create(state: &mut ClusterState, at: At, c: &CreateAttachment) -> Answer 
         .cloned()
         .ok_or_else(|| not_found("network", &c.network))?;
     if !network.spec.attachable {
-        let message = format!("network {} not manually attachable", network.spec.annotations.name);
+        let message = format!(
+            "network {} not manually attachable",
+            network.spec.annotations.name
+        );
         return Err(refuse(Code::PermissionDenied, message));
     }
     let mut book = AddressBook::new(state, at.now);

@@ -36,8 +36,8 @@ pub fn create(state: &mut ClusterState, at: At, c: &CreateNetwork) -> Answer {
         ));
     }
     let ipam = subnets(state, at, &c.spec)?;
-    let vni =
-        address::next_vni(state).ok_or_else(|| refuse(Code::FailedPrecondition, "no VNI is left for another network"))?;
+    let vni = address::next_vni(state)
+        .ok_or_else(|| refuse(Code::FailedPrecondition, "no VNI is left for another network"))?;
     state.last_vni = vni;
     for config in &ipam {
         state.resting.remove(&(String::new(), config.subnet.clone()));
@@ -92,7 +92,9 @@ fn subnets(state: &ClusterState, at: At, spec: &NetworkSpec) -> Result<Vec<IpamC
 
 fn next_subnet(state: &ClusterState, at: At, taken: &[IpamConfig]) -> Result<Ipv4Net, Refused> {
     if !taken.is_empty() {
-        return Err(invalid("a network with several subnets must name each of them".into()));
+        return Err(invalid(
+            "a network with several subnets must name each of them".into(),
+        ));
     }
     address::next_subnet(state, at.now).ok_or_else(|| {
         refuse(
@@ -119,8 +121,14 @@ fn asked_subnet(state: &ClusterState, config: &IpamConfig, taken: &[IpamConfig])
         )));
     }
     let others = address::subnets(state);
-    let own = taken.iter().filter_map(|c| Some((c.subnet.parse().ok()?, "itself")));
-    if let Some((other, name)) = others.into_iter().chain(own).find(|(o, _)| address::overlap(o, &subnet)) {
+    let own = taken
+        .iter()
+        .filter_map(|c| Some((c.subnet.parse().ok()?, "itself")));
+    if let Some((other, name)) = others
+        .into_iter()
+        .chain(own)
+        .find(|(o, _)| address::overlap(o, &subnet))
+    {
         return Err(invalid(format!(
             "invalid pool request: Pool overlaps with other one on this address space: {subnet} overlaps {other} of network {name}"
         )));
@@ -151,7 +159,9 @@ fn gateway(config: &IpamConfig, subnet: &Ipv4Net) -> Result<Ipv4Addr, Refused> {
         return Ok(Ipv4Addr::from(u32::from(subnet.network()) + 1));
     }
     match config.gateway.parse::<Ipv4Addr>() {
-        Ok(gateway) if subnet.contains(&gateway) && gateway != subnet.network() && gateway != subnet.broadcast() => {
+        Ok(gateway)
+            if subnet.contains(&gateway) && gateway != subnet.network() && gateway != subnet.broadcast() =>
+        {
             Ok(gateway)
         }
         _ => Err(invalid(format!(

@@ -38,7 +38,10 @@ pub fn create(state: &mut ClusterState, at: At, c: &CreateNode) -> Answer {
 }
 
 pub fn update(state: &mut ClusterState, at: At, c: &UpdateNode) -> Answer {
-    let node = state.nodes.get_mut(&c.id).ok_or_else(|| not_found("node", &c.id))?;
+    let node = state
+        .nodes
+        .get_mut(&c.id)
+        .ok_or_else(|| not_found("node", &c.id))?;
     in_sequence(&node.meta, c.version)?;
     if c.spec.role != node.spec.role {
         return Err(refuse(
@@ -53,7 +56,10 @@ pub fn update(state: &mut ClusterState, at: At, c: &UpdateNode) -> Answer {
 }
 
 pub fn report(state: &mut ClusterState, at: At, c: &ReportNode) -> Answer {
-    let record = state.nodes.get_mut(&c.id).ok_or_else(|| not_found("node", &c.id))?;
+    let record = state
+        .nodes
+        .get_mut(&c.id)
+        .ok_or_else(|| not_found("node", &c.id))?;
     let mut node = Node::clone(record);
     if let Some(known) = c.state.and_then(|s| NodeState::try_from(s).ok()) {
         if known != node.state() {

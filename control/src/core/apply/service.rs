@@ -153,7 +153,8 @@ fn check_port_conflicts(state: &ClusterState, spec: &ServiceSpec, own_id: &str) 
             let clash = asked.iter().find(|p| {
                 p.published_port == theirs.published_port
                     && p.protocol == theirs.protocol
-                    && (p.publish_mode() == PublishMode::Ingress || theirs.publish_mode() == PublishMode::Ingress)
+                    && (p.publish_mode() == PublishMode::Ingress
+                        || theirs.publish_mode() == PublishMode::Ingress)
             });
             let Some(port) = clash else { continue };
             let how = match theirs.publish_mode() {
@@ -196,9 +197,8 @@ fn ports(state: &ClusterState, service: &Service) -> Result<Vec<PortConfig>, Ref
                 .find(|known| open(known) == port && used.insert((known.protocol, known.published_port)));
             port.published_port = match kept {
                 Some(known) => known.published_port,
-                None => address::take_port(&mut used, port.protocol).ok_or_else(|| {
-                    refuse(Code::FailedPrecondition, "no dynamic port is left to publish")
-                })?,
+                None => address::take_port(&mut used, port.protocol)
+                    .ok_or_else(|| refuse(Code::FailedPrecondition, "no dynamic port is left to publish"))?,
             };
         }
         ports.push(port);

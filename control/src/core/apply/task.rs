@@ -282,7 +282,8 @@ pub fn report(state: &mut ClusterState, at: At, c: &ReportTasks) -> Answer {
             continue;
         }
         let known = &task.status;
-        let newer = told.state > known.state || (told.state == known.state && told.timestamp > known.timestamp);
+        let newer =
+            told.state > known.state || (told.state == known.state && told.timestamp > known.timestamp);
         if !newer {
             continue;
         }

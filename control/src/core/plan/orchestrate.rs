@@ -57,7 +57,9 @@ pub fn service<'a>(round: &mut Round<'a, '_>, service: &'a Service, slots: &Slot
             Some(Fate::Kept(_)) | None => {}
             Some(Fate::Finished(task)) => round.desire(task, TaskState::Shutdown),
             Some(Fate::Replaced(task, leaving)) => replace(round, service, slot, task, *leaving),
-            Some(Fate::Dead) if occupied > replicas || *number > replicas || is_removed(slot) => remove(round, slot),
+            Some(Fate::Dead) if occupied > replicas || *number > replicas || is_removed(slot) => {
+                remove(round, slot)
+            }
             Some(Fate::Dead) => {}
         }
     }
@@ -76,7 +78,8 @@ pub fn service<'a>(round: &mut Round<'a, '_>, service: &'a Service, slots: &Slot
 
 /// Whether the slot was given up by an earlier scale-down, and not just emptied.
 fn is_removed(slot: &[&Task]) -> bool {
-    slot.last().is_some_and(|t| t.desired_state >= TaskState::Remove as i32)
+    slot.last()
+        .is_some_and(|t| t.desired_state >= TaskState::Remove as i32)
 }
 
 /// The tasks of a service that is gone.
@@ -92,12 +95,22 @@ fn remove<'a>(round: &mut Round<'a, '_>, slot: &[&'a Task]) {
     }
 }
 
-fn replace<'a>(round: &mut Round<'a, '_>, service: &Service, slot: &[&'a Task], task: &'a Task, leaving: Leaving) {
+fn replace<'a>(
+    round: &mut Round<'a, '_>,
+    service: &Service,
+    slot: &[&'a Task],
+    task: &'a Task,
+    leaving: Leaving,
+) {
     round.desire(task, TaskState::Shutdown);
     let not_before = restart::start_not_before(round, task, leaving);
     let stops_first = !has_ended(task) && round.state.may_run(&task.node_id);
     let waits = not_before != 0 || stops_first || restart::is_blocked(round, slot);
-    let desired = if waits { TaskState::Ready } else { TaskState::Running };
+    let desired = if waits {
+        TaskState::Ready
+    } else {
+        TaskState::Running
+    };
     round.create(service, task.slot, desired, not_before);
 }
 
@@ -113,8 +126,14 @@ fn fill<'a>(
     let mut number = 1;
     while missing > 0 && round.plan.steps.len() < super::MAX_STEPS {
         if !taken(&number) {
-            let blocked = slots.get(&number).is_some_and(|slot| restart::is_blocked(round, slot));
-            let desired = if blocked { TaskState::Ready } else { TaskState::Running };
+            let blocked = slots
+                .get(&number)
+                .is_some_and(|slot| restart::is_blocked(round, slot));
+            let desired = if blocked {
+                TaskState::Ready
+            } else {
+                TaskState::Running
+            };
             round.create(service, number, desired, 0);
             missing -= 1;
         }
@@ -139,7 +158,9 @@ fn surplus(fates: &BTreeMap<u64, Fate>, count: u64) -> BTreeSet<u64> {
     let mut surplus = BTreeSet::new();
     for _ in 0..count {
         let next = idle.pop().or_else(|| {
-            let fullest = running.values_mut().max_by_key(|slots| (slots.len(), slots.last().copied()))?;
+            let fullest = running
+                .values_mut()
+                .max_by_key(|slots| (slots.len(), slots.last().copied()))?;
             fullest.pop()
         });
         surplus.extend(next);

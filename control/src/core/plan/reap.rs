@@ -8,11 +8,19 @@ use crate::model::*;
 const DEFAULT_HISTORY: i64 = 5;
 
 pub fn reap<'a>(round: &mut Round<'a, '_>, services: &Services<'a>) {
-    let limit = round.state.cluster.as_ref().and_then(|c| c.spec.task_history_limit);
+    let limit = round
+        .state
+        .cluster
+        .as_ref()
+        .and_then(|c| c.spec.task_history_limit);
     for (service_id, slot) in services.slots() {
         removed(round, slot);
         let service = round.state.services.get(service_id);
-        history(round, slot, kept(limit.unwrap_or(DEFAULT_HISTORY), service.map(|s| &**s)));
+        history(
+            round,
+            slot,
+            kept(limit.unwrap_or(DEFAULT_HISTORY), service.map(|s| &**s)),
+        );
     }
     lost(round);
 }
@@ -30,8 +38,12 @@ fn kept(limit: i64, service: Option<&Service>) -> Option<usize> {
 /// A task to be removed goes when it has ended, was never on a node, or its node is down: when that node comes back,
 /// its first set of assignments tells it to stop what it still runs.
 fn removed(round: &mut Round, slot: &[&Task]) {
-    for task in slot.iter().filter(|t| t.desired_state >= TaskState::Remove as i32) {
-        let nobody_runs_it = task.node_id.is_empty() || has_ended(task) || !round.state.may_run(&task.node_id);
+    for task in slot
+        .iter()
+        .filter(|t| t.desired_state >= TaskState::Remove as i32)
+    {
+        let nobody_runs_it =
+            task.node_id.is_empty() || has_ended(task) || !round.state.may_run(&task.node_id);
         if nobody_runs_it {
             round.step(TaskAction::Delete(task.id.clone()));
         }
@@ -55,7 +67,12 @@ fn history<'a>(round: &mut Round<'a, '_>, slot: &[&'a Task], kept: Option<usize>
 }
 
 fn lost(round: &mut Round) {
-    for task in round.state.tasks.values().filter(|t| !has_ended(t) && !is_wanted(t)) {
+    for task in round
+        .state
+        .tasks
+        .values()
+        .filter(|t| !has_ended(t) && !is_wanted(t))
+    {
         let Some(node) = round.node(task).filter(|n| n.state() == NodeState::Down) else {
             continue;
         };

@@ -44,7 +44,10 @@ pub fn is_restarted(task: &Task, slot: &[&Task]) -> bool {
     if max_attempts == 0 {
         return true;
     }
-    let of_version = slot.iter().filter(|t| t.spec_version == task.spec_version).skip(1);
+    let of_version = slot
+        .iter()
+        .filter(|t| t.spec_version == task.spec_version)
+        .skip(1);
     let window = policy.and_then(|p| p.window).unwrap_or(0);
     let since = task.status.timestamp.saturating_sub(window);
     let restarts = of_version
@@ -64,9 +67,8 @@ pub fn start_not_before(round: &Round, task: &Task, leaving: Leaving) -> Timesta
 
 /// Whether a task of the slot that is no longer wanted may still run somewhere in reach: its successor waits.
 pub fn is_blocked(round: &Round, slot: &[&Task]) -> bool {
-    slot.iter().any(|t| {
-        !is_wanted(t) && !has_ended(t) && !t.node_id.is_empty() && round.state.may_run(&t.node_id)
-    })
+    slot.iter()
+        .any(|t| !is_wanted(t) && !has_ended(t) && !t.node_id.is_empty() && round.state.may_run(&t.node_id))
 }
 
 /// READY becomes RUNNING when the delay is over and the predecessor has stopped.

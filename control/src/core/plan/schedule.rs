@@ -45,7 +45,10 @@ impl<'a> Room<'a> {
     }
 
     fn of_service(&self, task: &Task) -> usize {
-        self.by_service.get(task.service_id.as_str()).copied().unwrap_or(0)
+        self.by_service
+            .get(task.service_id.as_str())
+            .copied()
+            .unwrap_or(0)
     }
 }
 
@@ -155,7 +158,14 @@ fn group<'f>(task: &Task, rooms: &[Room], failures: &'f FailureMemory, now: Time
     let constraints = constraint::parse_all(&placement.constraints);
     let fits = rooms
         .iter()
-        .map(|room| fits_version(room.node, &task.spec, constraints.as_deref(), &placement.platforms))
+        .map(|room| {
+            fits_version(
+                room.node,
+                &task.spec,
+                constraints.as_deref(),
+                &placement.platforms,
+            )
+        })
         .collect();
     Group {
         fits,
@@ -196,7 +206,11 @@ fn has_plugins(node: &Node, spec: &TaskSpec) -> bool {
         let mut of_kind = plugins.iter().filter_map(|p| p.strip_prefix(kind)).peekable();
         of_kind.peek().is_none() || of_kind.any(|p| p == name || p.strip_suffix(":latest") == Some(name))
     };
-    let mut volumes = spec.container.mounts.iter().filter_map(|m| m.volume_driver.as_deref());
+    let mut volumes = spec
+        .container
+        .mounts
+        .iter()
+        .filter_map(|m| m.volume_driver.as_deref());
     let log = spec.log_driver.as_ref().map_or("", |d| &d.name);
     volumes.all(|driver| driver.is_empty() || driver == "local" || has("Volume/", driver))
         && (log.is_empty() || log == "none" || has("Log/", log))

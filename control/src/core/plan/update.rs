@@ -35,7 +35,11 @@ pub fn service<'a>(
         round.desire(task, TaskState::Shutdown);
         let slot = slots.get(&task.slot).map_or(&[][..], Vec::as_slice);
         let waits = stops_first || super::restart::is_blocked(round, slot);
-        let desired = if waits { TaskState::Ready } else { TaskState::Running };
+        let desired = if waits {
+            TaskState::Ready
+        } else {
+            TaskState::Running
+        };
         round.create(service, task.slot, desired, 0);
     }
 }
@@ -61,10 +65,20 @@ fn say(round: &mut Round, service: &Service, clean: bool, settled: bool) {
         (true, true, "updating" | "rollback_started") => {
             let rollback = state == "rollback_started";
             UpdateStatus {
-                state: if rollback { "rollback_completed" } else { "completed" }.to_string(),
+                state: if rollback {
+                    "rollback_completed"
+                } else {
+                    "completed"
+                }
+                .to_string(),
                 started_at: known.and_then(|s| s.started_at),
                 completed_at: Some(round.now),
-                message: if rollback { "rollback completed" } else { "update completed" }.to_string(),
+                message: if rollback {
+                    "rollback completed"
+                } else {
+                    "update completed"
+                }
+                .to_string(),
             }
         }
         _ => return,

@@ -18,7 +18,10 @@ fn swarm() -> World {
     let mut spec = NetworkSpec::default();
     spec.annotations.name = "app".into();
     spec.attachable = true;
-    world.apply(Change::CreateNetwork(CreateNetwork { id: "app".into(), spec }));
+    world.apply(Change::CreateNetwork(CreateNetwork {
+        id: "app".into(),
+        spec,
+    }));
     let mut spec = service_spec("web", 2);
     spec.task.networks.push(NetworkAttachmentConfig {
         target: "app".into(),
@@ -30,7 +33,10 @@ fn swarm() -> World {
         ..Default::default()
     };
     spec.endpoint.get_or_insert_default().ports.push(port);
-    world.apply(Change::CreateService(CreateService { id: "web".into(), spec }));
+    world.apply(Change::CreateService(CreateService {
+        id: "web".into(),
+        spec,
+    }));
     world.apply(Change::CreateAttachment(CreateAttachment {
         id: "a1".into(),
         node_id: "n1".into(),

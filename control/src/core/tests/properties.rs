@@ -36,13 +36,16 @@ enum Event {
 }
 
 fn spec() -> impl Strategy<Value = ServiceSpec> {
-    let port = (select(vec![0u32, 80, 81]), any::<bool>(), any::<bool>()).prop_map(|(published, udp, host)| PortConfig {
-        published_port: published,
-        target_port: 80,
-        protocol: i32::from(udp),
-        publish_mode: i32::from(host),
-        ..Default::default()
-    });
+    let port =
+        (select(vec![0u32, 80, 81]), any::<bool>(), any::<bool>()).prop_map(|(published, udp, host)| {
+            PortConfig {
+                published_port: published,
+                target_port: 80,
+                protocol: i32::from(udp),
+                publish_mode: i32::from(host),
+                ..Default::default()
+            }
+        });
     let networks = prop::collection::btree_set(select(NETWORKS.to_vec()), 0..3);
     let ports = prop::collection::vec(port, 0..3);
     let restart = select(vec!["any", "none", "on-failure", "bogus"]);
@@ -71,9 +74,18 @@ fn event() -> impl Strategy<Value = Event> {
     let node = || select(NODES.to_vec());
     let network = || select(NETWORKS.to_vec());
     let service = || select(SERVICES.to_vec());
-    let state = select(vec![TaskState::Accepted, TaskState::Running, TaskState::Complete, TaskState::Failed]);
+    let state = select(vec![
+        TaskState::Accepted,
+        TaskState::Running,
+        TaskState::Complete,
+        TaskState::Failed,
+    ]);
     let reporter = prop_oneof![4 => Just(None), 1 => node().prop_map(Some)];
-    let availability = select(vec![Availability::Active, Availability::Pause, Availability::Drain]);
+    let availability = select(vec![
+        Availability::Active,
+        Availability::Pause,
+        Availability::Drain,
+    ]);
     let subnet = select(vec!["", "", "10.9.0.0/29", "10.0.1.0/24", "nonsense"]);
     prop_oneof![
         2 => (node(), select(vec![NodeState::Ready, NodeState::Down, NodeState::Unknown])).prop_map(|(n, s)| Event::Node(n, s)),
@@ -115,23 +127,45 @@ fn change(world: &World, event: &Event) -> Option<Change> {
             let known = world.state.nodes.get(*id)?;
             let mut spec = known.spec.clone();
             spec.availability = *availability as i32;
-            Change::UpdateNode(UpdateNode { id: id.to_string(), version: known.meta.version, spec })
+            Change::UpdateNode(UpdateNode {
+                id: id.to_string(),
+                version: known.meta.version,
+                spec,
+            })
         }
-        Event::RemoveNode(id) => Change::RemoveNode(RemoveNode { id: id.to_string(), force: false }),
+        Event::RemoveNode(id) => Change::RemoveNode(RemoveNode {
+            id: id.to_string(),
+            force: false,
+        }),
         Event::Network(name, subnet) => {
-            let mut spec = NetworkSpec { attachable: *name != "db", ..Default::default() };
+            let mut spec = NetworkSpec {
+                attachable: *name != "db",
+                ..Default::default()
+            };
             spec.annotations.name = name.to_string();
             let subnet = if *name == "tiny" { "192.168.9.0/29" } else { subnet };
             if !subnet.is_empty() {
-                let config = IpamConfig { subnet: subnet.to_string(), ..Default::default() };
-                spec.ipam = Some(IpamOptions { driver: None, configs: vec![config] });
+                let config = IpamConfig {
+                    subnet: subnet.to_string(),
+                    ..Default::default()
+                };
+                spec.ipam = Some(IpamOptions {
+                    driver: None,
+                    configs: vec![config],
+                });
             }
-            Change::CreateNetwork(CreateNetwork { id: name.to_string(), spec })
+            Change::CreateNetwork(CreateNetwork {
+                id: name.to_string(),
+                spec,
+            })
         }
         Event::RemoveNetwork(id) => Change::RemoveNetwork(RemoveNetwork { id: id.to_string() }),
         Event::Service(name, spec) => {
             let id = name.to_string();
-            Change::CreateService(CreateService { id, spec: named(spec, name) })
+            Change::CreateService(CreateService {
+                id,
+                spec: named(spec, name),
+            })
         }
         Event::Update(name, spec, rollback) => Change::UpdateService(UpdateService {
             id: name.to_string(),
@@ -154,9 +188,16 @@ fn change(world: &World, event: &Event) -> Option<Change> {
         }),
         Event::Report(nth, state, reporter) => {
             let task = world.state.tasks.values().nth(*nth)?;
-            let status = TaskStatus { state: *state as i32, timestamp: world.now, ..Default::default() };
+            let status = TaskStatus {
+                state: *state as i32,
+                timestamp: world.now,
+                ..Default::default()
+            };
             let node_id = reporter.map_or(task.node_id.clone(), str::to_string);
-            let reports = vec![TaskReport { task_id: task.id.clone(), status }];
+            let reports = vec![TaskReport {
+                task_id: task.id.clone(),
+                status,
+            }];
             Change::ReportTasks(ReportTasks { node_id, reports })
         }
         Event::Advance(_) | Event::PlanOnce | Event::Obey => return None,
@@ -179,7 +220,11 @@ fn befall(world: &mut World, event: &Event) {
                 let applied = world.apply(change);
                 if applied.refused.is_some() {
                     let index = world.state.index;
-                    assert_eq!(ClusterState { index, ..before }, world.state, "a refusal changed the state");
+                    assert_eq!(
+                        ClusterState { index, ..before },
+                        world.state,
+                        "a refusal changed the state"
+                    );
                 }
             }
         }
@@ -199,7 +244,10 @@ fn assert_allocation(state: &ClusterState) {
             });
             assert!(inside, "{address} is outside of its network");
         }
-        assert!(held.insert((network.to_string(), address)), "{network} {cidr} is held twice");
+        assert!(
+            held.insert((network.to_string(), address)),
+            "{network} {cidr} is held twice"
+        );
     };
     for network in state.networks.values() {
         network.ipam.iter().for_each(|c| hold(&network.id, &c.gateway));
@@ -207,29 +255,55 @@ fn assert_allocation(state: &ClusterState) {
     for service in state.services.values() {
         service.vips.iter().for_each(|v| hold(&v.network_id, &v.address));
     }
-    let of_tasks = state.tasks.values().filter(|t| holds_addresses(t)).flat_map(|t| &t.networks);
+    let of_tasks = state
+        .tasks
+        .values()
+        .filter(|t| holds_addresses(t))
+        .flat_map(|t| &t.networks);
     for attachment in of_tasks.chain(state.attachments.values().map(|a| &a.network)) {
-        attachment.addresses.iter().for_each(|a| hold(&attachment.network_id, a));
+        attachment
+            .addresses
+            .iter()
+            .for_each(|a| hold(&attachment.network_id, a));
     }
     let vnis: BTreeSet<u32> = state.networks.values().map(|n| n.vni).collect();
     assert_eq!(vnis.len(), state.networks.len());
-    let subnets: Vec<ipnet::Ipv4Net> =
-        state.networks.values().flat_map(|n| &n.ipam).map(|c| c.subnet.parse().unwrap()).collect();
+    let subnets: Vec<ipnet::Ipv4Net> = state
+        .networks
+        .values()
+        .flat_map(|n| &n.ipam)
+        .map(|c| c.subnet.parse().unwrap())
+        .collect();
     for (n, one) in subnets.iter().enumerate() {
-        assert!(subnets[n + 1..].iter().all(|other| !one.contains(other) && !other.contains(one)));
+        assert!(
+            subnets[n + 1..]
+                .iter()
+                .all(|other| !one.contains(other) && !other.contains(one))
+        );
     }
-    let mesh = state.services.values().flat_map(|s| &s.ports).filter(|p| p.publish_mode() == PublishMode::Ingress);
+    let mesh = state
+        .services
+        .values()
+        .flat_map(|s| &s.ports)
+        .filter(|p| p.publish_mode() == PublishMode::Ingress);
     let mut published = BTreeSet::new();
     for port in mesh {
         assert!((30000..=32767).contains(&port.published_port) || port.published_port < 100);
-        assert!(published.insert((port.protocol, port.published_port)), "port {} twice", port.published_port);
+        assert!(
+            published.insert((port.protocol, port.published_port)),
+            "port {} twice",
+            port.published_port
+        );
     }
 }
 
 fn assert_slots(state: &ClusterState) {
     let mut wanted = BTreeSet::new();
     for task in state.tasks.values().filter(|t| is_wanted(t)) {
-        assert!(wanted.insert((&task.service_id, task.slot)), "two wanted tasks in one slot");
+        assert!(
+            wanted.insert((&task.service_id, task.slot)),
+            "two wanted tasks in one slot"
+        );
     }
 }
 
@@ -238,9 +312,16 @@ fn addresses_freed(before: &ClusterState, after: &ClusterState) {
         if after.tasks.get(&task.id).is_some_and(|t| holds_addresses(t)) {
             continue;
         }
-        for network in task.networks.iter().filter(|n| after.networks.contains_key(&n.network_id)) {
+        for network in task
+            .networks
+            .iter()
+            .filter(|n| after.networks.contains_key(&n.network_id))
+        {
             for cidr in &network.addresses {
-                let key = (network.network_id.clone(), cidr.split('/').next().unwrap().to_string());
+                let key = (
+                    network.network_id.clone(),
+                    cidr.split('/').next().unwrap().to_string(),
+                );
                 assert!(after.resting.contains_key(&key), "{key:?} does not rest");
             }
         }
@@ -250,7 +331,10 @@ fn addresses_freed(before: &ClusterState, after: &ClusterState) {
 /// What the node may see: itself, the mesh, its networks, its own tasks.
 fn assert_need_to_know(state: &ClusterState, node_id: &str) {
     let items = assign(state, node_id, &BTreeSet::new());
-    let own_tasks = state.tasks.values().filter(|t| t.node_id == node_id && !has_ended(t));
+    let own_tasks = state
+        .tasks
+        .values()
+        .filter(|t| t.node_id == node_id && !has_ended(t));
     let own_attachments = state.attachments.values().filter(|a| a.node_id == node_id);
     let hosted: BTreeSet<&str> = own_tasks
         .clone()
@@ -272,7 +356,11 @@ fn assert_need_to_know(state: &ClusterState, node_id: &str) {
     }
     for task in own_tasks {
         assert!(items.contains_key(&format!("task/{}", task.id)));
-        for network in task.networks.iter().filter(|n| state.networks.contains_key(&n.network_id)) {
+        for network in task
+            .networks
+            .iter()
+            .filter(|n| state.networks.contains_key(&n.network_id))
+        {
             assert!(items.contains_key(&format!("network/{}", network.network_id)));
         }
     }

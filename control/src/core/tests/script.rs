@@ -102,7 +102,8 @@ fn named_availability(word: &str) -> Availability {
 }
 
 fn wake(when: Option<Timestamp>, now: Timestamp) -> String {
-    when.map(|at| format!("wakes in {} s\n", (at - now) / SECOND)).unwrap_or_default()
+    when.map(|at| format!("wakes in {} s\n", (at - now) / SECOND))
+        .unwrap_or_default()
 }
 
 fn said(world: &mut World, change: Change) -> String {
@@ -115,7 +116,12 @@ fn said(world: &mut World, change: Change) -> String {
 
 fn step(world: &mut World) -> String {
     let plan = world.next_plan();
-    let mut text: String = plan.steps.iter().filter_map(|s| s.action.as_ref()).map(describe).collect();
+    let mut text: String = plan
+        .steps
+        .iter()
+        .filter_map(|s| s.action.as_ref())
+        .map(describe)
+        .collect();
     text.push_str(&wake(plan.wake_at, world.now));
     world.apply(Change::PlanTasks(PlanTasks { steps: plan.steps }));
     text
@@ -127,14 +133,23 @@ fn state_name(state: i32) -> String {
 
 fn describe(action: &TaskAction) -> String {
     match action {
-        TaskAction::Create(c) => format!("create {}.{} {} {}\n", c.service_id, c.slot, c.id, state_name(c.desired_state)),
+        TaskAction::Create(c) => format!(
+            "create {}.{} {} {}\n",
+            c.service_id,
+            c.slot,
+            c.id,
+            state_name(c.desired_state)
+        ),
         TaskAction::Assign(a) => format!("assign {} to {}\n", a.id, a.node_id),
         TaskAction::Desire(d) => format!("desire {} {}\n", d.id, state_name(d.desired_state)),
         TaskAction::Explain(e) => format!("explain {}: {}\n", e.id, e.err),
         TaskAction::Delete(id) => format!("delete {id}\n"),
         TaskAction::UpdateStatus(s) => {
             let status = s.status.clone().unwrap_or_default();
-            format!("update status of {}: {} ({})\n", s.service_id, status.state, status.message)
+            format!(
+                "update status of {}: {} ({})\n",
+                s.service_id, status.state, status.message
+            )
         }
         TaskAction::Allocate(id) => format!("allocate {id}\n"),
         TaskAction::Orphan(id) => format!("orphan {id}\n"),
@@ -182,12 +197,19 @@ fn node_command(world: &mut World, verb: &str, name: &str, words: &[&str]) -> St
         "down" => report(NodeState::Down),
         "up" => report(NodeState::Ready),
         "unknown" => report(NodeState::Unknown),
-        "rm" => Change::RemoveNode(RemoveNode { id, force: words == ["--force"] }),
+        "rm" => Change::RemoveNode(RemoveNode {
+            id,
+            force: words == ["--force"],
+        }),
         availability => {
             let node = known.expect("no such node");
             let mut spec = node.spec.clone();
             spec.availability = named_availability(availability) as i32;
-            Change::UpdateNode(UpdateNode { id, version: node.meta.version, spec })
+            Change::UpdateNode(UpdateNode {
+                id,
+                version: node.meta.version,
+                spec,
+            })
         }
     };
     said(world, change)
@@ -207,9 +229,15 @@ fn create_network(name: &str, words: &[&str]) -> Change {
     }
     if config != IpamConfig::default() {
         let configs = vec![config];
-        spec.ipam = Some(IpamOptions { driver: None, configs });
+        spec.ipam = Some(IpamOptions {
+            driver: None,
+            configs,
+        });
     }
-    Change::CreateNetwork(CreateNetwork { id: name.to_string(), spec })
+    Change::CreateNetwork(CreateNetwork {
+        id: name.to_string(),
+        spec,
+    })
 }
 
 fn service_command(world: &mut World, verb: &str, name: &str, words: &[&str]) -> String {
@@ -222,9 +250,24 @@ fn service_command(world: &mut World, verb: &str, name: &str, words: &[&str]) ->
     }
     let change = match verb {
         "create" => Change::CreateService(CreateService { id, spec }),
-        "update" => Change::UpdateService(UpdateService { id, version, spec, rollback: false }),
-        "stale" => Change::UpdateService(UpdateService { id, version: version - 1, spec, rollback: false }),
-        "rollback" => Change::UpdateService(UpdateService { id, version, spec, rollback: true }),
+        "update" => Change::UpdateService(UpdateService {
+            id,
+            version,
+            spec,
+            rollback: false,
+        }),
+        "stale" => Change::UpdateService(UpdateService {
+            id,
+            version: version - 1,
+            spec,
+            rollback: false,
+        }),
+        "rollback" => Change::UpdateService(UpdateService {
+            id,
+            version,
+            spec,
+            rollback: true,
+        }),
         "rm" => Change::RemoveService(RemoveService { id }),
         _ => panic!("unknown verb {verb}"),
     };
@@ -238,15 +281,23 @@ fn set(spec: &mut ServiceSpec, option: &str, value: &str) {
         "replicas" => spec.mode = service_spec("", value.parse().expect("replicas")).mode,
         "global" => spec.mode = Some(ServiceMode::Global(GlobalMode {})),
         "env" => task.container.env = vec![value.into()],
-        "network" => task.networks.push(NetworkAttachmentConfig { target: value.into(), ..Default::default() }),
+        "network" => task.networks.push(NetworkAttachmentConfig {
+            target: value.into(),
+            ..Default::default()
+        }),
         "publish" => spec.endpoint.get_or_insert_default().ports.push(port(value)),
         "unpublish" => spec.endpoint.get_or_insert_default().ports.clear(),
         "dnsrr" => spec.endpoint.get_or_insert_default().mode = Some("dnsrr".into()),
         "constraint" => task.placement.get_or_insert_default().constraints = vec![value.into()],
         "spread" => task.placement.get_or_insert_default().spread.push(value.into()),
-        "max-replicas" => task.placement.get_or_insert_default().max_replicas = value.parse().expect("number"),
+        "max-replicas" => {
+            task.placement.get_or_insert_default().max_replicas = value.parse().expect("number")
+        }
         "arch" => {
-            let platform = Platform { architecture: value.into(), os: "linux".into() };
+            let platform = Platform {
+                architecture: value.into(),
+                os: "linux".into(),
+            };
             task.placement.get_or_insert_default().platforms.push(platform);
         }
         "cpus" => {
@@ -255,7 +306,9 @@ fn set(spec: &mut ServiceSpec, option: &str, value: &str) {
         }
         "restart" => task.restart.get_or_insert_default().condition = Some(value.into()),
         "attempts" => task.restart.get_or_insert_default().max_attempts = value.parse().ok(),
-        "window" => task.restart.get_or_insert_default().window = value.parse::<i64>().ok().map(|s| s * SECOND),
+        "window" => {
+            task.restart.get_or_insert_default().window = value.parse::<i64>().ok().map(|s| s * SECOND)
+        }
         "delay" => task.restart.get_or_insert_default().delay = value.parse::<i64>().ok().map(|s| s * SECOND),
         "label" => {
             spec.annotations.labels.insert(value.into(), String::new());
@@ -270,8 +323,16 @@ fn port(text: &str) -> PortConfig {
     PortConfig {
         published_port: published.parse().expect("port"),
         target_port: target.parse().expect("port"),
-        protocol: if suffix == "udp" { Protocol::Udp } else { Protocol::Tcp } as i32,
-        publish_mode: if suffix == "host" { PublishMode::Host } else { PublishMode::Ingress } as i32,
+        protocol: if suffix == "udp" {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        } as i32,
+        publish_mode: if suffix == "host" {
+            PublishMode::Host
+        } else {
+            PublishMode::Ingress
+        } as i32,
         ..Default::default()
     }
 }
@@ -287,7 +348,11 @@ fn show(world: &World, what: &[&str]) -> String {
         ["services"] => state.services.values().map(|s| service_line(s)).collect(),
         ["networks"] => {
             let line = |n: &Network| {
-                let ipam: Vec<String> = n.ipam.iter().map(|c| format!("{} via {}", c.subnet, c.gateway)).collect();
+                let ipam: Vec<String> = n
+                    .ipam
+                    .iter()
+                    .map(|c| format!("{} via {}", c.subnet, c.gateway))
+                    .collect();
                 format!("{} vni {} {}\n", n.spec.annotations.name, n.vni, ipam.join(", "))
             };
             state.networks.values().map(|n| line(n)).collect()
@@ -321,9 +386,16 @@ fn task_line(task: &Task) -> String {
 }
 
 fn service_line(service: &Service) -> String {
-    let vips: Vec<String> = service.vips.iter().map(|v| format!("{}={}", v.network_id, v.address)).collect();
-    let ports: Vec<String> =
-        service.ports.iter().map(|p| format!("{}:{}/{:?}", p.published_port, p.target_port, p.protocol())).collect();
+    let vips: Vec<String> = service
+        .vips
+        .iter()
+        .map(|v| format!("{}={}", v.network_id, v.address))
+        .collect();
+    let ports: Vec<String> = service
+        .ports
+        .iter()
+        .map(|p| format!("{}:{}/{:?}", p.published_port, p.target_port, p.protocol()))
+        .collect();
     let status = service.update_status.as_ref().map_or("", |s| &s.state);
     let line = format!(
         "{} x{} vips [{}] ports [{}] {status}",
@@ -340,16 +412,34 @@ fn item_detail(item: &Item) -> String {
     match &item.kind {
         Some(ItemKind::Peer(p)) => format!(" #{}{}", p.index, if p.ready { "" } else { " down" }),
         Some(ItemKind::Published(p)) => {
-            let task = |t: &PublishedTask| format!(" {}@{}#{}{}", t.task_id, t.address, t.node_index, draining(t.draining));
+            let task = |t: &PublishedTask| {
+                format!(
+                    " {}@{}#{}{}",
+                    t.task_id,
+                    t.address,
+                    t.node_index,
+                    draining(t.draining)
+                )
+            };
             p.tasks.iter().map(task).collect()
         }
         Some(ItemKind::Service(s)) => format!(" {} vip {}", s.name, s.vip),
         Some(ItemKind::Endpoint(e)) => {
-            format!(" {}#{} [{}]{}", e.address, e.node_index, e.names.join(" "), draining(e.draining))
+            format!(
+                " {}#{} [{}]{}",
+                e.address,
+                e.node_index,
+                e.names.join(" "),
+                draining(e.draining)
+            )
         }
         Some(ItemKind::Task(t)) => {
             let released = if t.released { " released" } else { "" };
-            format!(" {}/{}{released}", state_name(t.desired_state), state_name(t.observed_state))
+            format!(
+                " {}/{}{released}",
+                state_name(t.desired_state),
+                state_name(t.observed_state)
+            )
         }
         Some(ItemKind::Attachment(a)) => format!(" {}", a.network.addresses.join(" ")),
         _ => String::new(),
