@@ -24,6 +24,10 @@ pub struct Config {
 pub struct InterfaceValue {
     pub container: u32,
     pub network: u32,
+    /// Network and address of the same container that mesh flows are translated to; 0 and none if it has no such.
+    pub ingress_network: u32,
+    pub spare: u32,
+    pub ingress: Address,
 }
 
 /// `SOURCES`: the addresses a container may send with.
@@ -170,6 +174,7 @@ pub const MAX_ROWS: u32 = 1 << 20;
 pub const MAX_TASKS: u32 = 1 << 16;
 
 const _: () = assert!(size_of::<Config>() == 36);
+const _: () = assert!(size_of::<InterfaceValue>() == 32);
 const _: () = assert!(size_of::<EndpointKey>() == 20);
 const _: () = assert!(size_of::<EndpointValue>() == 40);
 const _: () = assert!(size_of::<NetworkValue>() == 56);

@@ -59,6 +59,7 @@ fn add_endpoints(contents: &mut Contents, tables: &Tables, held: &BTreeMap<Endpo
         .flat_map(|s| s.backends.iter().map(|b| (key(s.vni, *b), address(s.vip))))
         .collect();
     let vips: BTreeMap<EndpointKey, ()> = tables.services.iter().map(|s| (key(s.vni, s.vip), ())).collect();
+    let ingress = ingress_addresses(tables);
     for entry in &tables.endpoints {
         let endpoint = key(entry.vni, entry.address);
         let kept = held.get(&endpoint).map(|old| old.vip).filter(|vip| {
@@ -74,6 +75,7 @@ fn add_endpoints(contents: &mut Contents, tables: &Tables, held: &BTreeMap<Endpo
             0
         };
         add_endpoint(contents, entry, endpoint, vip, flags);
+        add_interface(contents, entry, &ingress);
     }
     for service in &tables.services {
         let vip = address(service.vip);
@@ -135,13 +137,6 @@ fn add_endpoint(
     contents.endpoints.insert(endpoint, value);
     if let Some(local) = entry.local {
         let container = local.container;
-        contents.interfaces.insert(
-            ifindex,
-            InterfaceValue {
-                container,
-                network: entry.vni,
-            },
-        );
         let source = SourceKey {
             container,
             address: endpoint.address,
@@ -154,6 +149,37 @@ fn add_endpoint(
             },
         );
     }
+}
+
+/// Network and address in which each container of this node receives mesh flows.
+fn ingress_addresses(tables: &Tables) -> BTreeMap<u32, (u32, Address)> {
+    let networks: Vec<u32> = tables
+        .networks
+        .iter()
+        .filter(|n| n.ingress)
+        .map(|n| n.vni)
+        .collect();
+    let local = tables
+        .endpoints
+        .iter()
+        .filter_map(|e| e.local.map(|l| (l.container, e)));
+    local
+        .filter(|(_, e)| networks.contains(&e.vni))
+        .map(|(c, e)| (c, (e.vni, address(e.address))))
+        .collect()
+}
+
+fn add_interface(contents: &mut Contents, entry: &EndpointEntry, ingress: &BTreeMap<u32, (u32, Address)>) {
+    let Some(local) = entry.local else { return };
+    let (ingress_network, ingress) = ingress.get(&local.container).copied().unwrap_or_default();
+    let value = InterfaceValue {
+        container: local.container,
+        network: entry.vni,
+        ingress_network,
+        spare: 0,
+        ingress,
+    };
+    contents.interfaces.insert(local.ifindex, value);
 }
 
 fn network(entry: &NetworkEntry) -> NetworkValue {

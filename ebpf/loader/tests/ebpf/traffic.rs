@@ -382,3 +382,245 @@ fn a_dead_node_is_passed_over_and_flows_survive_a_new_agent() {
     served.read_exact(&mut buffer).expect("receive");
     assert_eq!(&buffer, b"still there");
 }
+
+/// Sends a megabyte to a server that counts, and expects the count back.
+fn push(from: &Space, to: Ipv4Addr, port: u16) -> std::io::Result<()> {
+    from.run(|| {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::new(IpAddr::V4(to), port), PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.write_all(&vec![0x5a; 1 << 20])?;
+        stream.shutdown(std::net::Shutdown::Write)?;
+        let mut said = String::new();
+        stream.read_to_string(&mut said)?;
+        assert_eq!(said, (1 << 20).to_string());
+        Ok(())
+    })
+}
+
+/// A server that says how many good bytes it got.
+fn count(space: &Space, port: u16) {
+    let listener = space
+        .run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
+        .expect("listen");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut bytes = Vec::new();
+            let good = match stream.read_to_end(&mut bytes) {
+                Ok(_) => bytes.iter().filter(|b| **b == 0x5a).count(),
+                Err(_) => 0,
+            };
+            if stream.write_all(good.to_string().as_bytes()).is_err() {
+                continue;
+            }
+        }
+    });
+}
+
+#[test]
+fn much_data_arrives_whatever_the_containers_think_of_the_mtu() {
+    let lab = application();
+    for at in [1, 2] {
+        count(&lab.containers[at].space, 80);
+    }
+    // A container that was given a larger MTU than the tunnel carries is told the right one.
+    lab.containers[0].space.ip("link set eth0 mtu 1500");
+    lab.nodes[0].space.ip("link set v1x0 mtu 1500");
+    let client = &lab.containers[0].space;
+    push(client, app(11), 80).expect("same node");
+    push(client, app(12), 80).expect("other node");
+    for _ in 0..4 {
+        push(client, app(2), 80).expect("VIP");
+    }
+}
+
+#[test]
+fn a_datagram_too_big_for_the_tunnel_is_answered() {
+    let mut lab = application();
+    lab.containers[0].space.ip("link set eth0 mtu 1500");
+    lab.nodes[0].space.ip("link set v1x0 mtu 1500");
+    let error = lab.containers[0].space.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        set_dont_fragment(&socket);
+        socket.connect("10.0.1.12:80").expect("connect");
+        socket
+            .send(&[0; 1440])
+            .expect("the first one is only refused by the network");
+        std::thread::sleep(Duration::from_millis(50));
+        socket.send(&[0; 1440]).expect_err("too big")
+    });
+    assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+    assert!(lab.nodes[0].drops(DropReason::TooBig) > 0);
+}
+
+fn set_dont_fragment(socket: &UdpSocket) {
+    use std::os::fd::AsRawFd;
+    let value: libc::c_int = libc::IP_PMTUDISC_DO;
+    // SAFETY: setsockopt reads one int.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            std::ptr::from_ref(&value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    assert_eq!(result, 0);
+}
+
+#[test]
+fn much_data_goes_through_published_ports() {
+    let mut lab = mesh();
+    for at in [0, 1] {
+        count(&lab.containers[at].space, 90);
+    }
+    lab.tables.published.push(PublishedEntry {
+        published_port: 9090,
+        target_port: 90,
+        ..published(&[(10, 1), (11, 2)])
+    });
+    lab.sync();
+    for node in 1..=3 {
+        for _ in 0..4 {
+            push(&lab.client, node_address(node), 9090).expect("published");
+        }
+    }
+}
+
+#[test]
+fn a_flow_older_than_the_table_finds_its_task() {
+    let mut lab = mesh();
+    let third = lab.container(2, &[(INGRESS, ingress(12))]);
+    serve(&lab.containers[third].space, 80, "task12");
+    let listener = lab.containers[0]
+        .space
+        .run(|| TcpListener::bind("0.0.0.0:90"))
+        .expect("listen");
+    let entry = PublishedEntry {
+        published_port: 9090,
+        target_port: 90,
+        ..published(&[(10, 1)])
+    };
+    lab.tables.published.push(entry.clone());
+    lab.sync();
+    let connect = |entry: u32| {
+        let stream = lab
+            .client
+            .run(|| TcpStream::connect((node_address(entry), 9090)))
+            .expect("connect");
+        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        stream
+    };
+    let mut streams: Vec<(TcpStream, TcpStream)> = (0..12)
+        .map(|at| {
+            let stream = connect(1 + at % 3);
+            (stream, listener.accept().expect("accept").0)
+        })
+        .collect();
+    // Two more tasks: most rows have another first rank now.
+    let more = published(&[(10, 1), (11, 2), (12, 3)]);
+    lab.tables.published.pop();
+    lab.tables.published.push(PublishedEntry {
+        tasks: more.tasks,
+        ..entry.clone()
+    });
+    lab.sync();
+    let check = |streams: &mut Vec<(TcpStream, TcpStream)>| {
+        for (stream, served) in streams {
+            stream.write_all(b"ping").expect("send");
+            let mut buffer = [0; 4];
+            served.read_exact(&mut buffer).expect("receive");
+            served.write_all(b"pong").expect("reply");
+            stream.read_exact(&mut buffer).expect("reply received");
+            assert_eq!(&buffer, b"pong");
+        }
+    };
+    check(&mut streams);
+    // Their task drains: they go on, new ones go elsewhere.
+    let mut draining = published(&[(10, 1), (11, 2), (12, 3)]);
+    draining.tasks[0].draining = true;
+    lab.tables.published.pop();
+    lab.tables.published.push(PublishedEntry {
+        tasks: draining.tasks,
+        ..entry
+    });
+    lab.sync();
+    check(&mut streams);
+    let flows = lab.nodes[0]
+        .with(|d| d.established_flows_to(INGRESS, IpAddr::V4(ingress(10))))
+        .expect("flows");
+    assert_eq!(flows, 12);
+    drop(streams);
+    std::thread::sleep(Duration::from_millis(100));
+    let flows = lab.nodes[0]
+        .with(|d| d.established_flows_to(INGRESS, IpAddr::V4(ingress(10))))
+        .expect("flows");
+    assert_eq!(flows, 0, "closed connections are no reason to wait");
+    let later = Datapath::now().expect("a clock") + Duration::from_secs(60);
+    let report = lab.nodes[0].with(|d| d.collect_flows(later)).expect("collect");
+    assert!(report.expired >= 12 && report.established == 0, "{report:?}");
+}
+
+#[test]
+fn a_published_udp_port_answers_from_the_dialed_address() {
+    let mut lab = mesh();
+    for at in [0, 1] {
+        let socket = lab.containers[at]
+            .space
+            .run(|| UdpSocket::bind("0.0.0.0:53"))
+            .expect("bind");
+        std::thread::spawn(move || {
+            let mut buffer = [0; 2048];
+            while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
+                if socket.send_to(&buffer[..length], peer).is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    let entry = PublishedEntry {
+        protocol: Protocol::Udp,
+        published_port: 5353,
+        target_port: 53,
+        ..published(&[(10, 1), (11, 2)])
+    };
+    lab.tables.published.push(entry.clone());
+    lab.tables.published.push(PublishedEntry {
+        published_port: 5354,
+        target_port: 54,
+        ..entry.clone()
+    });
+    lab.tables.published.push(PublishedEntry {
+        published_port: 5355,
+        tasks: vec![],
+        ..entry
+    });
+    lab.sync();
+    let send = |node: u32, port: u16, payload: &[u8]| {
+        lab.client.run(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0")?;
+            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+            socket.connect((node_address(node), port))?;
+            socket.send(payload)?;
+            let mut buffer = [0; 2048];
+            socket.recv(&mut buffer)
+        })
+    };
+    for node in 1..=3 {
+        for _ in 0..4 {
+            assert_eq!(send(node, 5353, b"hello").expect("echo"), 5);
+            assert_eq!(send(node, 5353, &[3; 1900]).expect("echo in fragments"), 1900);
+        }
+        // The task's own refusal (its kernel sends a few a second), and that of a port without a task.
+        for port in [5354, 5355] {
+            let error = send(node, port, b"x").expect_err("nobody listens");
+            assert_eq!(
+                error.kind(),
+                ErrorKind::ConnectionRefused,
+                "{port} on node {node}"
+            );
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use skep_ebpf_common::{
     Address, DropReason, ENDPOINT_VIP, NETWORK_INGRESS, NETWORK_INTERNAL, SourceKey, mesh_hop_mac,
 };
-use skep_ebpf_programs::parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4};
+use skep_ebpf_programs::parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, UDP};
 use skep_ebpf_programs::translate::translate;
 
 use crate::maps::{ENDPOINTS, INTERFACES, NETWORKS, SOURCES, resolver_be};
@@ -38,6 +38,8 @@ fn admit(skb: &mut Skb, work: &mut Work) -> Code {
     };
     work.container = interface.container;
     work.network = interface.network;
+    work.ingress_be = interface.ingress.to_v4().unwrap_or(0);
+    work.ingress_network = interface.ingress_network;
     work.back = BACK_PEER;
     let Some(ethernet) = parse::ethernet(skb) else {
         return drop(DropReason::Malformed);
@@ -86,10 +88,21 @@ fn route(skb: &mut Skb, work: &mut Work) -> Code {
     let inside = (destination_be ^ network.subnet.words_be[3]) & network.mask.words_be[3] == 0;
     work.mtu = network.mtu;
     if flags & NETWORK_INGRESS != 0 {
-        let code = mesh::reply(skb, work);
+        let source_be = work.headers.tuple.source_be;
+        let code = mesh::reply(skb, work, source_be);
         if code != UNDECIDED {
             return code;
         }
+    } else if !inside && work.ingress_be != 0 && work.headers.protocol == UDP {
+        // A socket bound to no address answers from the one its route suggests, not from the one it was asked at.
+        let network = work.network;
+        let ingress_be = work.ingress_be;
+        work.network = work.ingress_network;
+        let code = mesh::reply(skb, work, ingress_be);
+        if code != UNDECIDED {
+            return code;
+        }
+        work.network = network;
     }
     if inside && destination_be != gateway_be {
         return to_neighbour(skb, work);

@@ -220,12 +220,12 @@ fn deliver(skb: &mut Skb, work: &mut Work, column: usize, open: bool) -> Code {
     to_local(skb, task_be, ifindex)
 }
 
-/// A task's packet: if it is of a mesh flow, from the dialed address, back by the node the client came in through.
+/// A task's packet: if it is of a mesh flow of the task's address `task_be` in `work.network`, from the dialed address, back by the node the client came in through.
 #[inline(never)]
-pub fn reply(skb: &mut Skb, work: &mut Work) -> Code {
+pub fn reply(skb: &mut Skb, work: &mut Work, task_be: u32) -> Code {
     let tuple = work.headers.tuple;
     let client = (tuple.destination_be, tuple.destination_port_be);
-    flows::set_mesh_key(work, client.0, client.1, tuple.source_be, tuple.source_port_be);
+    flows::set_mesh_key(work, client.0, client.1, task_be, tuple.source_port_be);
     let Some(mut found) = flows::find(work) else {
         return UNDECIDED;
     };

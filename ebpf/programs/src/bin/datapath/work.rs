@@ -31,6 +31,9 @@ pub struct Work {
     pub teller_be: u32,
     /// The sending endpoint's service.
     pub source_vip_be: u32,
+    /// The sending container's address in the network of mesh flows; 0: none.
+    pub ingress_be: u32,
+    pub ingress_network: u32,
     /// Mesh: node the client came in through, how it came, how often the packet was sent on.
     pub entry: u32,
     pub origin: u32,
