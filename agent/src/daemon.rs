@@ -11,6 +11,7 @@ use skep_control::daemon::{
 use skep_control::model::{ItemKind, Items};
 use tokio::sync::{Mutex, watch};
 
+use crate::core::desired::Desired;
 use crate::member::{Common, Member, View};
 use crate::network::RESOLVER;
 
@@ -95,7 +96,7 @@ impl Daemon {
 /// Waits for the first assignments; the outcome is not an error: the session goes on trying.
 async fn first_assignments(view: &View) {
     let mut desired = view.desired.clone();
-    let complete = desired.wait_for(|d| d.complete);
+    let complete = desired.wait_for(Desired::is_ready);
     if tokio::time::timeout(FIRST_ASSIGNMENTS, complete).await.is_err() {
         tracing::warn!("no assignments yet");
     }

@@ -22,7 +22,10 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Agent(options) => {
             log_to_stderr();
             // Before anything that could pick another: two providers in one process panic.
-            if rustls::crypto::ring::default_provider().install_default().is_err() {
+            if rustls::crypto::ring::default_provider()
+                .install_default()
+                .is_err()
+            {
                 anyhow::bail!("a TLS provider is installed already");
             }
             end_on_panic();
@@ -40,7 +43,11 @@ fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("SKEP_LOG")
         .or_else(|_| EnvFilter::try_from_default_env())
         .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,netlink_proto=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
 }
 
 /// A panic is a bug of ours. The process ends and is started again: the kernel goes on forwarding meanwhile, and a half-dead

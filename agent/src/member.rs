@@ -105,6 +105,7 @@ impl Member {
             description: start.description.clone(),
             address: start.address.clone(),
             data_path_address: start.data_path_address,
+            message: String::new(),
         };
         let channels = Channels {
             identity: watch::Sender::new(start.identity.clone()),

@@ -84,11 +84,13 @@ impl Session {
 
     /// Until the stream no longer fits the set this node has, or the client ends.
     async fn one(&mut self, mut handle: SessionHandle) -> String {
-        let mut applied = None;
+        let (mut applied, mut problems) = (None, None);
         let mut resend = tokio::time::interval(RESEND);
         loop {
             if applied.is_none() {
-                applied = self.setup.network.borrow().as_ref().map(|n| n.applied());
+                let network = self.setup.network.borrow();
+                applied = network.as_ref().map(|n| n.applied());
+                problems = network.as_ref().map(|n| n.problems());
             }
             let told = tokio::select! {
                 event = handle.events.recv() => match event {
@@ -99,6 +101,7 @@ impl Session {
                 Ok(()) = changed(&mut applied) => self.acknowledge(&handle).await,
                 Ok(()) = self.setup.network.changed() => self.acknowledge(&handle).await,
                 Ok(()) = self.setup.description.changed() => self.greet(&handle).await,
+                Ok(()) = changed(&mut problems) => self.greet(&handle).await,
                 _ = resend.tick() => {
                     self.sent.clear();
                     self.report(&handle).await
@@ -223,6 +226,13 @@ impl Session {
 
     async fn greet(&mut self, handle: &SessionHandle) -> Result<(), String> {
         self.setup.client.hello.description = self.setup.description.borrow_and_update().clone();
+        let problems = self
+            .setup
+            .network
+            .borrow()
+            .as_ref()
+            .map(|n| n.problems().borrow().join("; "));
+        self.setup.client.hello.message = problems.unwrap_or_default();
         if !self.connected {
             return Ok(());
         }
@@ -230,9 +240,9 @@ impl Session {
     }
 }
 
-async fn changed(applied: &mut Option<watch::Receiver<u64>>) -> Result<(), watch::error::RecvError> {
-    match applied {
-        Some(applied) => applied.changed().await,
+async fn changed<T>(value: &mut Option<watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
+    match value {
+        Some(value) => value.changed().await,
         None => std::future::pending().await,
     }
 }

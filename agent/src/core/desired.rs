@@ -86,6 +86,14 @@ impl Desired {
         }
     }
 
+    /// The managers have this node's session and say so.
+    pub fn is_ready(&self) -> bool {
+        match self.kind(&format!("peer/{}", self.node_id)) {
+            Some(ItemKind::Peer(peer)) => self.complete && peer.ready,
+            _ => false,
+        }
+    }
+
     fn kind(&self, key: &str) -> Option<&ItemKind> {
         self.items.get(key).and_then(|item: &Item| item.kind.as_ref())
     }

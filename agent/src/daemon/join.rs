@@ -263,7 +263,11 @@ mod tests {
 
     fn chosen(listen: &str, advertised: &str, data_path: &str) -> (String, String, String) {
         let found = addresses(listen, advertised, data_path, &system()).unwrap();
-        (found.listen.to_string(), found.advertise.to_string(), found.data_path)
+        (
+            found.listen.to_string(),
+            found.advertise.to_string(),
+            found.data_path,
+        )
     }
 
     #[test]

@@ -312,7 +312,7 @@ fn opened(node_id: &str, hello: Hello) -> Box<ReportNode> {
     Box::new(ReportNode {
         id: node_id.to_string(),
         state: Some(NodeState::Ready as i32),
-        message: Some(String::new()),
+        message: Some(hello.message),
         description: hello.description,
         address: told(hello.address),
         data_path_address: told(hello.data_path_address),

@@ -40,6 +40,9 @@ pub struct Hello {
     pub address: String,
     #[prost(string, tag = "3")]
     pub data_path_address: String,
+    /// What the node cannot do, in words (`Status.Message` of the node); empty = all is well.
+    #[prost(string, tag = "4")]
+    pub message: String,
 }
 
 pub struct SessionConfig {
