@@ -38,6 +38,9 @@ pub fn init(arguments: &Arguments<'_>) -> Result<(), String> {
     write("/proc/sys/kernel/hostname", name)?;
     // dockerd sets the FORWARD policy to DROP only where it finds forwarding off, as on most machines.
     write("/proc/sys/net/ipv4/ip_forward", "0")?;
+    // A name server or port that nobody serves is refused every time, not once a second: programs that
+    // ask several times at once would wait for their time-out.
+    write("/proc/sys/net/ipv4/icmp_ratelimit", "0")?;
     if arguments.value("--detached").is_none() {
         std::thread::spawn(die_with_the_harness);
     }
