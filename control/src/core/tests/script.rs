@@ -1,7 +1,7 @@
 //! The script language of the golden tests: one command a line, answered as a user or a log would see it.
 //!
 //! ```text
-//! node add|down|up|drain|pause|active|rm NAME [--label K=V] [--manager]
+//! node add|down|up|unknown|left|drain|pause|active|rm NAME [--label K=V] [--manager]
 //! network add NAME [--subnet S] [--attachable] [--gateway G]      network rm NAME
 //! service create|update NAME [--replicas N] [--network N] [--publish P:T[/udp|/host]] [--constraint C] [--env E]
 //!         [--spread KEY] [--max-replicas N] [--cpus C] [--restart COND] [--attempts N] [--delay S] [--dnsrr] [--label K=V]
@@ -187,7 +187,10 @@ fn node_command(world: &mut World, verb: &str, name: &str, words: &[&str]) -> St
                     ("label", Some((k, v))) => {
                         node.spec.annotations.labels.insert(k.into(), v.into());
                     }
-                    ("manager", _) => node.spec.role = Role::Manager as i32,
+                    ("manager", _) => {
+                        node.spec.role = Role::Manager as i32;
+                        node.manager_address = format!("{name}:2377");
+                    }
                     ("address", _) => node.address = value.into(),
                     _ => panic!("unknown option {option}"),
                 }
@@ -197,6 +200,12 @@ fn node_command(world: &mut World, verb: &str, name: &str, words: &[&str]) -> St
         "down" => report(NodeState::Down),
         "up" => report(NodeState::Ready),
         "unknown" => report(NodeState::Unknown),
+        "left" => Change::ReportNode(ReportNode {
+            id: id.clone(),
+            state: Some(NodeState::Down as i32),
+            manager_address: Some(String::new()),
+            ..Default::default()
+        }),
         "rm" => Change::RemoveNode(RemoveNode {
             id,
             force: words == ["--force"],

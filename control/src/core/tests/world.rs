@@ -34,6 +34,7 @@ impl World {
         };
         let mut node = node("m1");
         node.spec.role = Role::Manager as i32;
+        node.manager_address = "m1:2377".to_string();
         node.spec.availability = Availability::Drain as i32;
         let init = InitCluster {
             cluster: Cluster {
