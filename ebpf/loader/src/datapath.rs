@@ -15,9 +15,10 @@ use skep_ebpf_common::{
 
 use crate::core::contents::{Contents, address, contents, published_tasks};
 use crate::core::{regions, rows};
-use crate::io::attach::{self, AttachError, Place, Program};
+use crate::io::attach::{self, AttachError, Hook, Place, Program};
 use crate::io::bpffs::{self, BpffsError};
 use crate::io::device::{self, DeviceError};
+use crate::io::kernel;
 use crate::io::maps::{Maps, MapsError};
 use crate::io::object::{self, ObjectError};
 use crate::io::test_run::{self, TestOutcome, TestPacket, TestRunError};
@@ -60,6 +61,7 @@ pub struct Datapath {
     object: Ebpf,
     maps: Maps,
     attached: BTreeSet<Place>,
+    hook: Hook,
     /// What the published ports in the kernel were made from; empty after a restart, then they are made anew.
     published: BTreeMap<PublishedKey, PublishedEntry>,
     next_row: u32,
@@ -81,6 +83,14 @@ impl Datapath {
     /// # Errors
     /// See [`DatapathError`]. What was pinned already stays and goes on forwarding.
     pub fn open(config: DatapathConfig) -> Result<Self, DatapathError> {
+        Self::open_at(config, kernel::hook())
+    }
+
+    /// [`Datapath::open`] with a choice that the kernel's version makes otherwise.
+    ///
+    /// # Errors
+    /// As [`Datapath::open`].
+    pub fn open_at(config: DatapathConfig, hook: Hook) -> Result<Self, DatapathError> {
         bpffs::prepare(&config.pin_dir)?;
         let pins = config.pin_dir.join(format!("v{LAYOUT}"));
         bpffs::prepare(&pins)?;
@@ -104,6 +114,7 @@ impl Datapath {
             object,
             maps,
             attached,
+            hook,
             published: BTreeMap::new(),
             next_row: 0,
             next_task: 0,
@@ -117,14 +128,14 @@ impl Datapath {
         let fixed = self.fixed_places();
         let other: Vec<Place> = self.attached.difference(&fixed).copied().collect();
         for place in other {
-            if let Err(error) = attach::attach(&mut self.object, &self.pins, place) {
+            if let Err(error) = attach::attach(&mut self.object, &self.pins, place, self.hook) {
                 tracing::debug!(?place, %error, "link of a vanished interface");
-                attach::detach(&self.pins, place)?;
+                attach::detach(&self.pins, place, self.hook)?;
                 self.attached.remove(&place);
             }
         }
         for place in fixed {
-            attach::attach(&mut self.object, &self.pins, place)?;
+            attach::attach(&mut self.object, &self.pins, place, self.hook)?;
             self.attached.insert(place);
         }
         Ok(())
@@ -196,7 +207,7 @@ impl Datapath {
         }));
         let missing: Vec<Place> = wanted.difference(&self.attached).copied().collect();
         for place in missing {
-            match attach::attach(&mut self.object, &self.pins, place) {
+            match attach::attach(&mut self.object, &self.pins, place, self.hook) {
                 Ok(()) => {
                     self.attached.insert(place);
                     report.attached.push(place.ifindex);
@@ -206,7 +217,7 @@ impl Datapath {
         }
         let unwanted: Vec<Place> = self.attached.difference(&wanted).copied().collect();
         for place in unwanted {
-            attach::detach(&self.pins, place)?;
+            attach::detach(&self.pins, place, self.hook)?;
             self.attached.remove(&place);
             report.detached.push(place.ifindex);
         }
@@ -437,6 +448,13 @@ impl Datapath {
             return Ok(());
         }
         let mut errors: Vec<DatapathError> = Vec::new();
+        for place in &self.attached {
+            errors.extend(
+                attach::detach(&self.pins, *place, self.hook)
+                    .err()
+                    .map(DatapathError::from),
+            );
+        }
         match bpffs::list(&self.pins) {
             Ok(names) => {
                 let failed = names

@@ -2,6 +2,7 @@
 
 pub mod attach;
 pub mod bpffs;
+mod clsact;
 pub mod device;
 pub mod kernel;
 pub mod maps;

@@ -1,4 +1,5 @@
-//! Programs on interfaces: tcx links, pinned, so that they outlive the agent and are replaced in place.
+//! Programs on interfaces: tcx links, pinned, so that they outlive the agent and are replaced in place; or, where the
+//! kernel has no tcx, what `clsact` does in their stead.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use aya::programs::{LinkOrder, ProgramError, TcAttachType};
 use aya::sys::SyscallError;
 
 use crate::io::bpffs::{self, BpffsError};
+use crate::io::clsact;
 use crate::io::device::{self, DeviceError};
 use crate::io::object::{self, ObjectError};
 
@@ -41,6 +43,14 @@ impl Program {
     }
 }
 
+/// How programs get onto interfaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    /// Kernel 6.6 and later.
+    Tcx,
+    Clsact,
+}
+
 /// A program on the ingress of an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
@@ -49,8 +59,12 @@ pub struct Place {
 }
 
 impl Place {
+    pub fn file_name(self) -> String {
+        format!("link_{}_{}", self.program.name(), self.ifindex)
+    }
+
     fn pin(self, pins: &Path) -> PathBuf {
-        pins.join(format!("link_{}_{}", self.program.name(), self.ifindex))
+        pins.join(self.file_name())
     }
 
     fn parse(name: &str) -> Option<Self> {
@@ -98,7 +112,10 @@ pub fn attached(pins: &Path) -> Result<Vec<Place>, AttachError> {
 }
 
 /// Puts the program in its place: into the pinned link if there is a living one, else by a new link, first in order.
-pub fn attach(object: &mut Ebpf, pins: &Path, place: Place) -> Result<(), AttachError> {
+pub fn attach(object: &mut Ebpf, pins: &Path, place: Place, hook: Hook) -> Result<(), AttachError> {
+    if hook == Hook::Clsact {
+        return clsact::attach(object, pins, place);
+    }
     let path = place.pin(pins);
     if replace(object, &path, place)? {
         return Ok(());
@@ -173,7 +190,10 @@ fn replace(object: &mut Ebpf, path: &Path, place: Place) -> Result<bool, AttachE
 }
 
 /// Takes the program from its place; an interface that is gone is fine.
-pub fn detach(pins: &Path, place: Place) -> Result<(), AttachError> {
+pub fn detach(pins: &Path, place: Place, hook: Hook) -> Result<(), AttachError> {
+    if hook == Hook::Clsact {
+        return clsact::detach(pins, place);
+    }
     Ok(bpffs::remove(&place.pin(pins))?)
 }
 

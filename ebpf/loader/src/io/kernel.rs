@@ -4,7 +4,11 @@ use std::fs;
 
 use nix::sys::utsname::uname;
 
-const FLOOR: (u32, u32) = (6, 6);
+use crate::io::attach::Hook;
+
+const FLOOR: (u32, u32) = (6, 1);
+/// First kernel with tcx links (commit e420bed02507).
+const TCX: (u32, u32) = (6, 6);
 /// Numbers of capability(7).
 const CAPABILITIES: [(u32, &str, &str); 2] = [
     (12, "CAP_NET_ADMIN", "attach programs to interfaces"),
@@ -21,7 +25,7 @@ pub fn check_kernel() -> Result<(), Vec<String>> {
         Ok(release) => match version(&release) {
             Some(found) if found >= FLOOR => {}
             Some(_) => missing.push(format!(
-                "Linux {release} is too old: {}.{} or later is needed (tcx links)",
+                "Linux {release} is too old: {}.{} or later is needed",
                 FLOOR.0, FLOOR.1
             )),
             None => missing.push(format!("cannot read a version from Linux release {release:?}")),
@@ -42,6 +46,16 @@ pub fn check_kernel() -> Result<(), Vec<String>> {
         Err(error) => missing.push(format!("read /proc/self/status: {error}")),
     }
     if missing.is_empty() { Ok(()) } else { Err(missing) }
+}
+
+/// How this kernel attaches programs to interfaces.
+pub fn hook() -> Hook {
+    let found = uname().ok().and_then(|u| version(&u.release().to_string_lossy()));
+    if found.is_some_and(|found| found >= TCX) {
+        Hook::Tcx
+    } else {
+        Hook::Clsact
+    }
 }
 
 fn version(release: &str) -> Option<(u32, u32)> {

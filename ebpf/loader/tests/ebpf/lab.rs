@@ -87,12 +87,15 @@ pub struct Node {
     pub config: DatapathConfig,
     pub datapath: Option<Datapath>,
     pub uplink: u32,
+    pub hook: Hook,
 }
 
 impl Node {
     /// Opens the data plane, or opens it again as a new agent would.
     pub fn open(&mut self) {
-        let opened = self.space.run(|| Datapath::open(self.config.clone()));
+        let opened = self
+            .space
+            .run(|| Datapath::open_at(self.config.clone(), self.hook));
         self.datapath = Some(opened.unwrap_or_else(|error| panic!("{error}")));
     }
 
@@ -140,6 +143,7 @@ pub struct Lab {
     pub containers: Vec<Container>,
     pub tables: Tables,
     wire: Space,
+    hook: Hook,
     next_container: u32,
 }
 
@@ -148,6 +152,11 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 impl Lab {
     /// `count` nodes 192.0.2.1 and up, and a client beside them.
     pub fn new(count: u32) -> Self {
+        Self::at(count, Hook::Tcx)
+    }
+
+    /// The same with programs attached in this way.
+    pub fn at(count: u32, hook: Hook) -> Self {
         let prefix = format!(
             "skep-ebpf-{}-{}",
             std::process::id(),
@@ -164,6 +173,7 @@ impl Lab {
             containers: Vec::new(),
             tables: Tables::default(),
             wire,
+            hook,
             next_container: 1,
         };
         plug(&lab.wire, &lab.client, "pc", CLIENT);
@@ -213,6 +223,7 @@ impl Lab {
             config,
             datapath: None,
             uplink,
+            hook: self.hook,
         };
         node.open();
         node
