@@ -54,12 +54,24 @@ impl fmt::Display for Output {
         )?;
         for text in [self.stdout.trim(), self.stderr.trim()] {
             if !text.is_empty() {
-                write!(f, "\n{text}")?;
+                write!(f, "\n{}", abridged(text))?;
             }
         }
         Ok(())
     }
 }
+
+/// Lines without repetitions, the last ones if there are many: progress bars print the same for minutes.
+fn abridged(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.dedup();
+    let skipped = lines.len().saturating_sub(LINES_SHOWN);
+    let shown = lines[skipped..].join("\n");
+    if skipped > 0 { format!("... {skipped} lines before\n{shown}") } else { shown }
+}
+
+/// How many lines of a failed command's output its error shows.
+const LINES_SHOWN: usize = 30;
 
 /// A command line for people; only what needs it is quoted.
 pub fn describe(command: &Command) -> String {
