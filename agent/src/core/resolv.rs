@@ -10,8 +10,7 @@ pub fn search_of(resolv_conf: &str) -> Vec<String> {
     let last = resolv_conf
         .lines()
         .filter_map(|line| line.trim().strip_prefix("search"))
-        .filter(|rest| rest.starts_with(char::is_whitespace))
-        .next_back();
+        .rfind(|rest| rest.starts_with(char::is_whitespace));
     last.map(|rest| rest.split_whitespace().map(str::to_string).collect())
         .unwrap_or_default()
 }

@@ -197,8 +197,9 @@ impl Keeper {
         problems.extend(built.problems);
         let report = block_in_place(|| self.datapath.sync(&built.tables))?;
         let mut failed = report.failed.into_iter();
-        let attached =
-            failed.try_for_each(|(ifindex, reason)| self.not_attached(ifindex, reason, &locals, &snapshot, problems));
+        let attached = failed.try_for_each(|(ifindex, reason)| {
+            self.not_attached(ifindex, reason, &locals, &snapshot, problems)
+        });
         self.marks = alive.as_ref().clone();
         let dns = names::table(&tables::visible(&inputs), &[]);
         self.sinks.dns.send_replace(Arc::new(dns));
@@ -227,7 +228,9 @@ impl Keeper {
         if locals.values().any(|local| local.ifindex == ifindex) {
             return Err(NetworkError::NotAttached { name, reason });
         }
-        problems.push(format!("published ports do not work on interface {name}: {reason}"));
+        problems.push(format!(
+            "published ports do not work on interface {name}: {reason}"
+        ));
         Ok(())
     }
 
