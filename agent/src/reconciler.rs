@@ -69,6 +69,7 @@ pub async fn run(setup: Setup) {
         engine: setup.engine.clone(),
         state_dir: setup.state_dir.clone(),
         api_socket: setup.api_socket.clone(),
+        desired: setup.desired.clone(),
         network: setup.network.clone(),
         permits: Semaphore::new(PARALLEL_STARTS),
     };

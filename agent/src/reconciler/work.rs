@@ -39,6 +39,7 @@ pub struct Worker {
     pub engine: Engine,
     pub state_dir: PathBuf,
     pub api_socket: String,
+    pub desired: watch::Receiver<Desired>,
     pub network: watch::Receiver<Option<Arc<Network>>>,
     pub permits: Semaphore,
 }
@@ -66,14 +67,15 @@ impl Worker {
                 reason: "the task is gone".into(),
             };
         };
+        if let Err(outcome) = self.fetch_image(&task).await {
+            return outcome;
+        }
+        // A slow registry must not hold up tasks whose image is here.
         let Ok(_permit) = self.permits.acquire().await else {
             return Outcome::Again {
                 reason: "shutting down".into(),
             };
         };
-        if let Err(outcome) = self.fetch_image(&task).await {
-            return outcome;
-        }
         let place = match self.place(&task, desired).await {
             Ok(place) => place,
             Err(outcome) => return outcome,
@@ -89,7 +91,8 @@ impl Worker {
         }
     }
 
-    /// A pull that fails is only told to the log: the create then names the missing image.
+    /// A pull that fails is only told to the log: the create then names the missing image. A pull for a task that is no
+    /// longer wanted is given up.
     async fn fetch_image(&self, task: &TaskItem) -> Result<(), Outcome> {
         let spec = &task.spec.container;
         let present = self
@@ -97,13 +100,32 @@ impl Worker {
             .has_image(&spec.image)
             .await
             .map_err(|e| refused(e, rejected))?;
-        if !present {
-            tracing::info!(image = %spec.image, "pull");
-            if let Err(error) = self.engine.pull(&spec.image, spec.registry_auth.as_deref()).await {
-                tracing::warn!(error = %chain(&error), "pull");
-            }
+        if present {
+            return Ok(());
+        }
+        tracing::info!(image = %spec.image, "pull");
+        let pulled = tokio::select! {
+            pulled = self.engine.pull(&spec.image, spec.registry_auth.as_deref()) => pulled,
+            () = self.unwanted(&task.id) => return Err(Outcome::Look(container_name(task))),
+        };
+        if let Err(error) = pulled {
+            tracing::warn!(error = %chain(&error), "pull");
         }
         Ok(())
+    }
+
+    /// Until the task is wanted above RUNNING, or gone.
+    async fn unwanted(&self, task_id: &str) {
+        let leaving =
+            |task: Option<&&TaskItem>| task.is_none_or(|t| t.desired_state > TaskState::Running as i32);
+        let mut desired = self.desired.clone();
+        if desired
+            .wait_for(|d| leaving(d.tasks().get(task_id)))
+            .await
+            .is_err()
+        {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// The container of an earlier, interrupted create is ours already.
