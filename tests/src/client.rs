@@ -5,7 +5,7 @@ use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -23,6 +23,8 @@ pub struct Reply {
     pub n: usize,
     /// When it was sent, from the first request on.
     pub at_ms: u64,
+    /// When it was sent, in Unix time.
+    pub unix_ms: u128,
     /// How long it took.
     pub ms: f64,
     pub ok: bool,
@@ -61,6 +63,24 @@ impl Reply {
         }
         serde_json::from_str(&self.body).with_context(|| format!("answer {:?}", self.body))
     }
+}
+
+/// Requests that failed though they were sent after `killed` (Unix time in ms), and how many were under way then and ended
+/// with their server: a connection to a task on a node that dies cannot be saved, only ended.
+pub fn failed_after(replies: &[Reply], killed: u128) -> (Vec<&Reply>, usize) {
+    let (before, after): (Vec<&Reply>, Vec<&Reply>) = replies
+        .iter()
+        .filter(|reply| !reply.ok)
+        .partition(|reply| reply.unix_ms <= killed);
+    (after, before.len())
+}
+
+/// Unix time in ms.
+pub fn unix_ms() -> u128 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis()
 }
 
 /// Reads the lines that `skep-testbox get` printed, wherever it ran.

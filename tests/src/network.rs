@@ -1,7 +1,8 @@
 //! The L2 segment: a bridge in a namespace of its own, one port for each member.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -77,6 +78,31 @@ pub fn plug_in(switch: &Space, member: &Space, address: Ipv4Addr) -> Result<()> 
         lines.push(format!("route add default via {CLIENT_ADDRESS}"));
     }
     configure(member, &lines)
+}
+
+/// Sets the member's port down the moment its first process, which holds the named pipe `line`, dies.
+pub fn bind_to_life(switch: &Space, testbox: &Path, member: &str, line: &Path) -> Result<()> {
+    // Ahead of all others: what the dying node's processes still say must find the port down.
+    let mut child = switch
+        .command("chrt")
+        .args(["--fifo", "50"])
+        .arg(testbox)
+        .args(["cable", "--port", member, "--line"])
+        .arg(line)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start the cable")?;
+    let mut ready = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout).read_line(&mut ready)?;
+    }
+    if ready.trim() != "ready" {
+        bail!("cable of {member}: {}", child.wait()?);
+    }
+    // It ends with the node, or with the switch.
+    std::thread::spawn(move || child.wait());
+    Ok(())
 }
 
 /// Sets the member's switch port up or down, as pulling its cable does.

@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
 use serde_json::json;
 
 use crate::command::{self, Output};
@@ -105,6 +106,12 @@ impl Node {
         let space = Arc::new(self.start_space()?);
         self.settings.run.add_process(space.init())?;
         network::plug_in(&self.switch, &space, self.address)?;
+        network::bind_to_life(
+            &self.switch,
+            &self.settings.testbox,
+            &self.name,
+            &self.life_line(),
+        )?;
         let dockerd = self.spawn(
             &space,
             "dockerd",
@@ -135,7 +142,16 @@ impl Node {
             fs::create_dir_all(directory).with_context(|| format!("create {}", directory.display()))?;
         }
         self.write_etc(&etc)?;
-        let mut arguments = vec!["--run".to_string(), self.directory.display().to_string()];
+        let line = self.life_line();
+        if !line.exists() {
+            mkfifo(&line, Mode::S_IRUSR | Mode::S_IWUSR).with_context(|| line.display().to_string())?;
+        }
+        let mut arguments = vec![
+            "--run".to_string(),
+            self.directory.display().to_string(),
+            "--cable".to_string(),
+            line.display().to_string(),
+        ];
         let mut bind = |from: PathBuf, to: &str| -> Result<()> {
             self.settings.run.mount_point(Path::new(to))?;
             arguments.extend(["--bind".to_string(), format!("{}:{to}", from.display())]);
@@ -153,6 +169,11 @@ impl Node {
             &arguments,
             self.settings.detached,
         )
+    }
+
+    /// The named pipe that the node's first process holds open.
+    fn life_line(&self) -> PathBuf {
+        self.directory.join("life")
     }
 
     fn write_etc(&self, etc: &Path) -> Result<()> {
@@ -250,7 +271,7 @@ impl Node {
         let Some(mut live) = live else {
             bail!("{} is off already", self.name)
         };
-        // The cable first: the kernel takes a moment to end a network namespace.
+        // The port goes for good, so that a later start finds its name free.
         network::unplug(&self.switch, &self.name)?;
         live.space.kill()?;
         live.dockerd.wait()?;

@@ -121,7 +121,9 @@ impl Run {
 
     /// Makes sure that `path` exists as a mount point; what was not there before the first run goes with the last.
     pub fn mount_point(&self, path: &Path) -> Result<()> {
-        let made = others(&self.directory).iter().any(|record| record.mount_points.contains(path));
+        let made = others(&self.directory)
+            .iter()
+            .any(|record| record.mount_points.contains(path));
         if made || !path.exists() {
             self.change(|record| record.mount_points.insert(path.to_path_buf()))?;
             fs::create_dir_all(path).with_context(|| format!("create {}", path.display()))?;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::{Arguments, json, resolve};
 
@@ -62,8 +62,9 @@ fn failure(error: &std::io::Error) -> &'static str {
 
 fn report(number: usize, started: Duration, took: Duration, result: Result<(u16, String), std::io::Error>) {
     let head = format!(
-        "\"n\":{number},\"at_ms\":{},\"ms\":{:.1}",
+        "\"n\":{number},\"at_ms\":{},\"unix_ms\":{},\"ms\":{:.1}",
         started.as_millis(),
+        unix_ms().saturating_sub(took.as_millis()),
         took.as_secs_f64() * 1e3
     );
     match result {
@@ -80,6 +81,14 @@ fn report(number: usize, started: Duration, took: Duration, result: Result<(u16,
             json::string(&error.to_string())
         ),
     }
+}
+
+/// So that what happened elsewhere on the machine can be told from what was sent before and after it.
+fn unix_ms() -> u128 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis()
 }
 
 /// Requests that are sent one after the other end after so many failures.

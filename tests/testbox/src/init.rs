@@ -24,6 +24,8 @@ pub fn init(arguments: &Arguments<'_>) -> Result<(), String> {
     // Read while /proc is still the machine's: the number by which the outside knows this process.
     let outside_pid = fs::read_link("/proc/self").map_err(|error| format!("/proc/self: {error}"))?;
     let name = arguments.value("--name").ok_or("init: --name is missing")?;
+    // Open until this process dies, and in no other process.
+    let _cable = arguments.value("--cable").map(hold_cable).transpose()?;
     attach("proc", "/proc", "proc")?;
     if let Some(run) = arguments.value("--run") {
         new_sys()?;
@@ -52,6 +54,13 @@ pub fn init(arguments: &Arguments<'_>) -> Result<(), String> {
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
     }
+}
+
+/// The named pipe by whose end the switch learns of this node's death. Opened for both directions, since
+/// the other side may not be there yet.
+fn hold_cable(path: &str) -> Result<fs::File, String> {
+    let both = fs::OpenOptions::new().read(true).write(true).open(path);
+    both.map_err(|error| format!("{path}: {error}"))
 }
 
 fn die_with_the_harness() {

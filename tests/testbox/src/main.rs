@@ -3,6 +3,7 @@
 //!
 //! It is linked statically so that it runs in an image that holds nothing else.
 
+mod cable;
 mod fetch;
 mod init;
 mod json;
@@ -22,7 +23,9 @@ const USAGE: &str = "usage: skep-testbox <command>
                               IPv4 addresses of NAME, by the first nameserver of /etc/resolv.conf
   names TABLE [--listen ADDRESS]
                               a name server on port 53; TABLE is 'name address name address ...'
-  init ...                    first process of a test node";
+  init ...                    first process of a test node
+  cable --line PIPE --port NAME
+                              sets a switch port down when the node behind it dies";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         "resolve" => resolve::resolve(&rest),
         "names" => resolve::serve(&rest),
         "init" => init::init(&rest),
+        "cable" => cable::cable(&rest),
         _ => Err(USAGE.to_string()),
     };
     match result {

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use skep_tests::suite::Test;
-use skep_tests::{Cluster, Reply, swarm, until};
+use skep_tests::{Cluster, Reply, client, swarm, until};
 
 use super::PATIENCE;
 
@@ -132,17 +133,26 @@ fn a_killed_node_costs_no_request(cluster: &Cluster) -> Result<()> {
         )?);
     }
     std::thread::sleep(Duration::from_secs(1));
-    cluster.node(3).kill()?;
+    // As `kill -9` of the first process from outside would do it.
+    kill(
+        Pid::from_raw(cluster.node(3).space()?.init().pid),
+        Signal::SIGKILL,
+    )?;
+    let killed = client::unix_ms();
     let ((), moved) = until("six tasks on two nodes", PATIENCE, || {
         Ok((swarm::containers(cluster, "web")?.len() == 6).then_some(()))
     })?;
     println!("    tasks moved after {moved:.1?}");
     for load in loads {
         let replies = load.finish()?;
-        none_failed(&replies)?;
+        let (failed, ended) = client::failed_after(&replies, killed);
+        ensure!(failed.is_empty(), "{failed:?}");
+        ensure!(ended < 5, "{ended} requests under way at the kill");
         let slowest = replies.iter().map(|reply| reply.ms).fold(0.0, f64::max);
         println!("    {} requests, the slowest took {slowest:.0} ms", replies.len());
     }
+    // What is left of it on the switch goes too.
+    cluster.node(3).kill()?;
     let rows = swarm::nodes(cluster.node(1))?;
     ensure!(
         rows.iter()
