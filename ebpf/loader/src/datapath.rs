@@ -1,20 +1,16 @@
 //! The data plane of one node as its agent sees it.
 
+mod flows;
+mod publish;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use aya::Ebpf;
-use nix::time::{ClockId, clock_gettime};
-use skep_ebpf_common::state::{is_established, is_over, lifetime_s};
-use skep_ebpf_common::{
-    Config, DropReason, FLOW_MESH, FlowValue, LAYOUT, MAX_ROWS, MAX_TASKS, PublishedKey, PublishedValue,
-};
+use skep_ebpf_common::{Config, DropReason, LAYOUT, NodeValue, PublishedKey};
 
-use crate::core::contents::{Contents, address, contents, published_tasks};
-use crate::core::{regions, rows};
+use crate::core::contents::{Contents, contents};
 use crate::io::attach::{self, AttachError, Hook, Place, Program};
 use crate::io::bpffs::{self, BpffsError};
 use crate::io::device::{self, DeviceError};
@@ -22,7 +18,7 @@ use crate::io::kernel;
 use crate::io::maps::{Maps, MapsError};
 use crate::io::object::{self, ObjectError};
 use crate::io::test_run::{self, TestOutcome, TestPacket, TestRunError};
-use crate::tables::{Counters, DatapathConfig, FlowReport, PublishedEntry, SyncReport, Tables};
+use crate::tables::{Counters, DatapathConfig, PublishedEntry, SyncReport, Tables};
 
 /// What can go wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +58,8 @@ pub struct Datapath {
     maps: Maps,
     attached: BTreeSet<Place>,
     hook: Hook,
+    /// Pins of other layouts are gone.
+    swept: bool,
     /// What the published ports in the kernel were made from; empty after a restart, then they are made anew.
     published: BTreeMap<PublishedKey, PublishedEntry>,
     next_row: u32,
@@ -115,6 +113,7 @@ impl Datapath {
             maps,
             attached,
             hook,
+            swept: false,
             published: BTreeMap::new(),
             next_row: 0,
             next_task: 0,
@@ -167,7 +166,37 @@ impl Datapath {
         self.place(tables, &mut report)?;
         report.removed += self.withdraw(tables)?;
         report.removed += self.prune(&wanted)?;
+        self.sweep_other_layouts();
         Ok(report)
+    }
+
+    /// Only now that everything is in place again: until then the programs of another version forward. What cannot be
+    /// removed is tried again with the next sync.
+    fn sweep_other_layouts(&mut self) {
+        if self.swept {
+            return;
+        }
+        let own = format!("v{LAYOUT}");
+        let others = bpffs::list(&self.config.pin_dir).map(|names| {
+            names
+                .into_iter()
+                .filter(|name| *name != own && name.starts_with('v'))
+                .collect()
+        });
+        let errors: Vec<BpffsError> = match others {
+            Ok(others) => {
+                let others: Vec<String> = others;
+                others
+                    .iter()
+                    .flat_map(|name| bpffs::clear(&self.config.pin_dir.join(name)))
+                    .collect()
+            }
+            Err(error) => vec![error],
+        };
+        for error in &errors {
+            tracing::warn!(%error, "pins of another version stay");
+        }
+        self.swept = errors.is_empty();
     }
 
     /// What is looked up is there before what points to it.
@@ -224,89 +253,6 @@ impl Datapath {
         Ok(())
     }
 
-    /// Writes new tables of ports beside the old ones and then points to them, so that a packet sees one or the other.
-    fn publish(&mut self, tables: &Tables) -> Result<usize, DatapathError> {
-        let mut written = 0;
-        for entry in &tables.published {
-            let key = published_key(entry);
-            if self.published.get(&key) == Some(entry) {
-                continue;
-            }
-            check(entry)?;
-            let (tasks, candidates) = published_tasks(entry);
-            let rows = rows::build(entry.seed, entry.rows_log2, &candidates);
-            let rows_base = self.room_for_rows(entry, rows.len() as u32)?;
-            let tasks_base = self.room_for_tasks(entry, tasks.len() as u32)?;
-            self.maps.write_tasks(tasks_base, &tasks)?;
-            self.maps.write_rows(rows_base, &rows)?;
-            let value = PublishedValue {
-                seed: entry.seed,
-                rows_base,
-                rows_mask: rows.len() as u32 - 1,
-                tasks_base,
-                tasks: tasks.len() as u32,
-                network: entry.ingress_vni,
-                algorithm: entry.algorithm,
-                target_port_be: entry.target_port.to_be(),
-                pad: 0,
-                spare: 0,
-            };
-            self.maps.published.write(key, value)?;
-            self.published.insert(key, entry.clone());
-            written += 1;
-        }
-        Ok(written)
-    }
-
-    fn room_for_rows(&mut self, entry: &PublishedEntry, length: u32) -> Result<u32, DatapathError> {
-        let in_use: Vec<(u32, u32)> = self
-            .maps
-            .published
-            .held
-            .values()
-            .map(|v| (v.rows_base, v.rows_mask + 1))
-            .collect();
-        let base = regions::find(&in_use, MAX_ROWS, length, self.next_row).ok_or(DatapathError::Full {
-            port: entry.published_port,
-            table: "rows",
-        })?;
-        self.next_row = base + length;
-        Ok(base)
-    }
-
-    fn room_for_tasks(&mut self, entry: &PublishedEntry, length: u32) -> Result<u32, DatapathError> {
-        let in_use: Vec<(u32, u32)> = self
-            .maps
-            .published
-            .held
-            .values()
-            .map(|v| (v.tasks_base, v.tasks))
-            .collect();
-        let base = regions::find(&in_use, MAX_TASKS, length, self.next_task).ok_or(DatapathError::Full {
-            port: entry.published_port,
-            table: "tasks",
-        })?;
-        self.next_task = base + length;
-        Ok(base)
-    }
-
-    fn withdraw(&mut self, tables: &Tables) -> Result<usize, DatapathError> {
-        let wanted: BTreeSet<PublishedKey> = tables.published.iter().map(published_key).collect();
-        let gone: Vec<PublishedKey> = self
-            .maps
-            .published
-            .held
-            .keys()
-            .filter(|key| !wanted.contains(key))
-            .copied()
-            .collect();
-        for key in &gone {
-            self.maps.published.remove(key)?;
-            self.published.remove(key);
-        }
-        Ok(gone.len())
-    }
-
     /// Marks a node as answering or not, without a full sync.
     ///
     /// # Errors
@@ -323,7 +269,7 @@ impl Datapath {
         if held.alive != wanted {
             self.maps.nodes.write(
                 node,
-                skep_ebpf_common::NodeValue {
+                NodeValue {
                     alive: wanted,
                     ..held
                 },
@@ -357,64 +303,6 @@ impl Datapath {
             redirected: at(2),
             dropped: at(3),
         })
-    }
-
-    /// Number of established flows towards a task's address that this node holds: mesh flows of its own tasks, and VIP
-    /// flows of its own clients to any task.
-    ///
-    /// # Errors
-    /// When the flow table cannot be read.
-    pub fn established_flows_to(&self, vni: u32, address: IpAddr) -> Result<u64, DatapathError> {
-        let task = self::address(address);
-        let flows = self.maps.flows.all()?;
-        let counted = flows.iter().filter(|(key, value)| {
-            let to = if key.kind == FLOW_MESH {
-                key.server
-            } else {
-                value.task
-            };
-            key.network == vni && to == task && is_established(value) && !is_over(value)
-        });
-        Ok(counted.count() as u64)
-    }
-
-    /// Time as flows are stamped with it: CLOCK_MONOTONIC.
-    ///
-    /// # Errors
-    /// When the clock cannot be read.
-    pub fn now() -> Result<Duration, DatapathError> {
-        let now =
-            clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|errno| DatapathError::Clock(errno.into()))?;
-        Ok(Duration::from(now))
-    }
-
-    /// Removes flows that are over or idle for too long. `now` is CLOCK_MONOTONIC, see [`Datapath::now`].
-    ///
-    /// # Errors
-    /// When the flow table cannot be read or written.
-    pub fn collect_flows(&mut self, now: Duration) -> Result<FlowReport, DatapathError> {
-        let mut report = FlowReport::default();
-        let now_s = now.as_secs() as u32;
-        let expired = |protocol: u8, value: &FlowValue| {
-            now_s.saturating_sub(value.last_seen_s) > lifetime_s(protocol, value)
-        };
-        for (key, value) in self.maps.flows.all()? {
-            if expired(key.protocol, &value) {
-                self.maps.flows.remove(&key)?;
-                report.expired += 1;
-            } else {
-                report.established += 1;
-            }
-        }
-        for (key, value) in self.maps.half_open.all()? {
-            if expired(key.protocol, &value) {
-                self.maps.half_open.remove(&key)?;
-                report.expired += 1;
-            } else {
-                report.half_open += 1;
-            }
-        }
-        Ok(report)
     }
 
     /// Runs a program on a packet without sending it anywhere; flows and counters are changed as by a real one.
@@ -455,16 +343,7 @@ impl Datapath {
                     .map(DatapathError::from),
             );
         }
-        match bpffs::list(&self.pins) {
-            Ok(names) => {
-                let failed = names
-                    .iter()
-                    .filter_map(|name| bpffs::remove(&self.pins.join(name)).err());
-                errors.extend(failed.map(DatapathError::from));
-            }
-            Err(error) => errors.push(error.into()),
-        }
-        errors.extend(bpffs::remove_directory(&self.pins).err().map(DatapathError::from));
+        errors.extend(bpffs::clear(&self.pins).into_iter().map(DatapathError::from));
         let mut errors = errors.into_iter();
         match errors.next() {
             None => Ok(()),
@@ -474,31 +353,4 @@ impl Datapath {
             }),
         }
     }
-}
-
-fn published_key(entry: &PublishedEntry) -> PublishedKey {
-    PublishedKey {
-        protocol: u16::from(entry.protocol.number()),
-        port_be: entry.published_port.to_be(),
-    }
-}
-
-fn check(entry: &PublishedEntry) -> Result<(), DatapathError> {
-    let port = entry.published_port;
-    if entry.algorithm != rows::ALGORITHM {
-        return Err(DatapathError::Algorithm {
-            port,
-            algorithm: entry.algorithm,
-        });
-    }
-    if !rows::ROWS_LOG2.contains(&entry.rows_log2) {
-        return Err(DatapathError::Rows {
-            port,
-            rows_log2: entry.rows_log2,
-        });
-    }
-    if entry.tasks.len() > rows::MAX_TASKS {
-        return Err(DatapathError::Full { port, table: "tasks" });
-    }
-    Ok(())
 }

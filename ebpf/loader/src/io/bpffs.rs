@@ -91,3 +91,24 @@ pub fn remove_directory(path: &Path) -> Result<(), BpffsError> {
         _ => Ok(()),
     }
 }
+
+/// Removes all pins (and notes of filters) in a directory, then the directory. Goes on after failures and returns them.
+pub fn clear(directory: &Path) -> Vec<BpffsError> {
+    let names = match list(directory) {
+        Ok(names) => names,
+        Err(error) => return vec![error],
+    };
+    let remove_any = |path: PathBuf| {
+        if path.is_dir() {
+            remove_directory(&path)
+        } else {
+            remove(&path)
+        }
+    };
+    let mut errors: Vec<BpffsError> = names
+        .iter()
+        .filter_map(|name| remove_any(directory.join(name)).err())
+        .collect();
+    errors.extend(remove_directory(directory).err());
+    errors
+}

@@ -36,6 +36,15 @@ impl Space {
     fn new(name: String) -> Self {
         let space = Self { name };
         command(&format!("ip netns add {}", space.name));
+        // No neighbour discovery of the kernel's own: counters count the test's packets only.
+        space.run(|| {
+            for scope in ["all", "default"] {
+                let path = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");
+                if std::fs::exists(&path).is_ok_and(|exists| exists) {
+                    std::fs::write(path, "1").expect("switch IPv6 off");
+                }
+            }
+        });
         space.ip("link set lo up");
         space
     }

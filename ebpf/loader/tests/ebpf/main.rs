@@ -3,5 +3,7 @@
 
 mod cases;
 mod lab;
+mod mesh_traffic;
+mod overlay_traffic;
 mod packets;
-mod traffic;
+mod peers;
