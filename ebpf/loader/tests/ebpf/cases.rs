@@ -531,22 +531,40 @@ fn programs_stay_small_and_fast() {
         );
     }
     let here = lab.containers[0].endpoints[0].local.expect("local").ifindex;
+    let task = lab.containers[1].endpoints[1].local.expect("local").ifindex;
     let uplink = lab.nodes[0].uplink;
     let node = node_address(1);
-    // Packets come out changed, and the kernel feeds each run with what the run before left: only paths whose output
-    // is their own input again can be repeated, or that are decided before the rewrite.
+    let ack = |frame: Frame| Frame { flags: ACK, ..frame };
     let runs = [
         (
-            "passed to the outside",
+            "container to the outside",
             Program::Container,
             here,
             container_frame(HERE, OUTSIDE, UDP, 53),
         ),
         (
-            "to a neighbour",
+            "container to a neighbour",
             Program::Container,
             here,
             container_frame(HERE, NEIGHBOUR, TCP, 80),
+        ),
+        (
+            "container to another node",
+            Program::Container,
+            here,
+            container_frame(HERE, FAR, TCP, 80),
+        ),
+        (
+            "container to a VIP, first packet",
+            Program::Container,
+            here,
+            container_frame(HERE, VIP_HERE, TCP, 80),
+        ),
+        (
+            "container to a VIP, later packet",
+            Program::Container,
+            here,
+            ack(container_frame(HERE, VIP_HERE, TCP, 80)),
         ),
         (
             "uplink, not published",
@@ -560,21 +578,54 @@ fn programs_stay_small_and_fast() {
             uplink,
             client_frame(node, TCP, 8081),
         ),
+        (
+            "uplink, task here, first packet",
+            Program::Uplink,
+            uplink,
+            client_frame(node, TCP, 8080),
+        ),
+        (
+            "uplink, task here, later packet",
+            Program::Uplink,
+            uplink,
+            ack(client_frame(node, TCP, 8080)),
+        ),
+        (
+            "task's reply to the client",
+            Program::Container,
+            task,
+            task_reply(),
+        ),
     ];
     for (name, program, ifindex, frame) in runs {
-        let bytes = frame.bytes();
-        let packet = TestPacket {
-            bytes: &bytes,
-            ifindex,
-            segment_size: 0,
-            repeat: 200_000,
-        };
-        let outcome = lab.nodes[0].with(|d| d.test_run(program, &packet)).expect("run");
-        println!("{name}: {} ns", outcome.duration.as_nanos());
-        assert!(
-            outcome.duration.as_micros() < 20,
-            "{name}: {:?}",
-            outcome.duration
-        );
+        let median = median_ns(&mut lab, program, ifindex, frame);
+        println!("{name}: {median} ns");
+        assert!(median < 20_000, "{name}: {median} ns");
     }
+}
+
+fn task_reply() -> Frame {
+    Frame {
+        source_port: 80,
+        destination_port: 40_000,
+        flags: ACK,
+        ..container_frame(TASK, CLIENT, TCP, 0)
+    }
+}
+
+/// One packet at a time, because a program changes its packet; with all that a single run costs.
+fn median_ns(lab: &mut Lab, program: Program, ifindex: u32, frame: Frame) -> u128 {
+    let bytes = frame.bytes();
+    let packet = TestPacket {
+        bytes: &bytes,
+        ifindex,
+        segment_size: 0,
+        repeat: 1,
+    };
+    let mut durations: Vec<u128> = lab.nodes[0].with(|d| {
+        let run = |_| d.test_run(program, &packet).expect("run").duration.as_nanos();
+        (0..2001).map(run).collect()
+    });
+    durations.sort_unstable();
+    durations[1000]
 }
