@@ -67,7 +67,11 @@ fn abridged(text: &str) -> String {
     lines.dedup();
     let skipped = lines.len().saturating_sub(LINES_SHOWN);
     let shown = lines[skipped..].join("\n");
-    if skipped > 0 { format!("... {skipped} lines before\n{shown}") } else { shown }
+    if skipped > 0 {
+        format!("... {skipped} lines before\n{shown}")
+    } else {
+        shown
+    }
 }
 
 /// How many lines of a failed command's output its error shows.

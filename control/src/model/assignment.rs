@@ -48,6 +48,10 @@ pub struct Item {
     pub kind: Option<ItemKind>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few exist at a time, and a box would hide in every match"
+)]
 #[derive(Clone, PartialEq, Oneof)]
 pub enum ItemKind {
     /// mesh: keys and numbers of the swarm.

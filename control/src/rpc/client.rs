@@ -72,6 +72,10 @@ pub enum SessionEvent {
     },
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few exist at a time, and a box would hide in every match"
+)]
 #[derive(Clone, Debug)]
 pub enum NodeMessage {
     Report(Vec<TaskReport>),

@@ -225,6 +225,10 @@ pub struct NodeToManager {
     pub word: Option<NodeWord>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few exist at a time, and a box would hide in every match"
+)]
 #[derive(Clone, PartialEq, Oneof)]
 pub enum NodeWord {
     /// First of a session, and again when it changes.
