@@ -53,7 +53,6 @@ pub struct Item {
     reason = "few exist at a time, and a box would hide in every match"
 )]
 #[derive(Clone, PartialEq, Oneof)]
-#[expect(clippy::large_enum_variant, reason = "a task is the common kind; a box would cost each one an allocation")]
 pub enum ItemKind {
     /// mesh: keys and numbers of the swarm.
     #[prost(message, tag = "1")]

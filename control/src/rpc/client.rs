@@ -77,7 +77,6 @@ pub enum SessionEvent {
     reason = "few exist at a time, and a box would hide in every match"
 )]
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "few wait in a bounded queue")]
 pub enum NodeMessage {
     Report(Vec<TaskReport>),
     /// The tables of this node hold all of the set with this index.

@@ -230,7 +230,6 @@ pub struct NodeToManager {
     reason = "few exist at a time, and a box would hide in every match"
 )]
 #[derive(Clone, PartialEq, Oneof)]
-#[expect(clippy::large_enum_variant, reason = "one lives at a time")]
 pub enum NodeWord {
     /// First of a session, and again when it changes.
     #[prost(message, tag = "1")]
