@@ -148,14 +148,9 @@ impl Keeper {
         let desired = self.sources.desired.borrow_and_update().clone();
         let mut problems = Vec::new();
         let result = self.apply(&desired, look_around, &mut problems).await;
-        match &result {
-            Ok(()) => {
-                self.sinks.applied.send_replace(desired.index);
-            }
-            Err(error) => {
-                tracing::warn!(%error, index = desired.index, "network pass failed");
-                problems.push(error.to_string());
-            }
+        if let Err(error) = &result {
+            tracing::warn!(%error, index = desired.index, "network pass failed");
+            problems.push(error.to_string());
         }
         problems.sort();
         problems.dedup();
@@ -166,6 +161,10 @@ impl Keeper {
             }
             new
         });
+        // Last, so that who waits for the index finds the problems that came with it.
+        if result.is_ok() {
+            self.sinks.applied.send_replace(desired.index);
+        }
         result
     }
 

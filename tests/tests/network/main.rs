@@ -150,7 +150,12 @@ fn start(node: &Node, network: &str, address: &str, name: &str, more: &[&str]) -
     // Of a test that failed.
     node.docker(&["rm", "-f", name])?;
     let place = ["--network", network, "--ip", address, "--dns", "169.254.1.53"];
-    node.docker_ok(&[&["run", "-d", "--name", name], &place[..], more, &["skep-test"]].concat())
+    let id = node.docker_ok(&[&["run", "-d", "--name", name], &place[..], more, &["skep-test"]].concat())?;
+    until("the server listens", PATIENCE, || {
+        let own = inside(node, name, "skep-testbox get http://127.0.0.1/")?;
+        Ok(own.stdout.contains("hostname").then_some(()))
+    })?;
+    Ok(id)
 }
 
 /// Runs a line in a container.
