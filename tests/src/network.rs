@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -91,6 +92,8 @@ pub fn bind_to_life(switch: &Space, testbox: &Path, member: &str, line: &Path) -
         .arg(line)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        // Its own group: it outlives a harness that keeps its cluster, and Ctrl-C is the harness's to handle.
+        .process_group(0)
         .spawn()
         .context("start the cable")?;
     let mut ready = String::new();
