@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use skep_control::model::{ContainerStatus, TaskItem, TaskState, TaskStatus, Timestamp};
+use skep_control::model::{ContainerStatus, PublishMode, TaskItem, TaskState, TaskStatus, Timestamp};
 
 use crate::core::desired::Desired;
 
@@ -222,7 +222,11 @@ impl Teller<'_> {
             return;
         }
         self.state = state as i32;
-        let status = status(state, message, err, container, self.wall);
+        let mut status = status(state, message, err, container, self.wall);
+        if state == TaskState::Running {
+            let host = self.task.ports.iter().filter(|p| p.publish_mode() == PublishMode::Host);
+            status.ports = host.cloned().collect();
+        }
         let task_id = self.task.id.clone();
         self.plan.actions.push(Action::Report { task_id, status });
     }

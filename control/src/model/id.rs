@@ -10,9 +10,9 @@ pub type NodeIndex = u32;
 pub const ID_LEN: usize = 25;
 const ALPHABET: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
 
-/// An object id made from 16 random bytes (125 bits are used, as in swarmkit's identity package).
+/// An object id made from 16 random bytes.
 pub fn object_id(random: [u8; 16]) -> String {
-    let mut value = u128::from_be_bytes(random) >> 3;
+    let mut value = u128::from_be_bytes(random);
     let mut text = [b'0'; ID_LEN];
     for digit in text.iter_mut().rev() {
         *digit = ALPHABET[(value % 36) as usize];

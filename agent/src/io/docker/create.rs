@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use bollard::models::*;
-use skep_control::model::{ContainerSpec, Mount as MountSpec, NetworkAttachment, PublishMode, TaskItem};
+use skep_control::model::{
+    ContainerSpec, Mount as MountSpec, NetworkAttachment, PortConfig, Protocol, PublishMode, TaskItem,
+};
 
 use crate::core::template::{TemplateError, TemplateValues, expand};
 
@@ -50,8 +52,8 @@ pub enum CreationError {
     Template(#[from] TemplateError),
     #[error("invalid mount type {0:?}")]
     MountType(String),
-    #[error("ports published in host mode are not supported yet")]
-    HostPort,
+    #[error("port {0} is published in host mode: name the host's port too (published=...)")]
+    HostPort(u32),
     #[error("invalid IP address in the task's network: {0:?}")]
     Address(String),
 }
@@ -64,13 +66,6 @@ pub fn container_name(task: &TaskItem) -> String {
 /// # Errors
 /// [`CreationError`].
 pub fn creation(task: &TaskItem, place: &Place) -> Result<Creation, CreationError> {
-    if task
-        .ports
-        .iter()
-        .any(|p| p.publish_mode == PublishMode::Host as i32)
-    {
-        return Err(CreationError::HostPort);
-    }
     let name = container_name(task);
     let values = values(task, place, &name);
     let spec = &task.spec.container;
@@ -102,6 +97,7 @@ pub fn creation(task: &TaskItem, place: &Place) -> Result<Creation, CreationErro
         image: Some(spec.image.clone()),
         working_dir: spec.dir.clone(),
         labels: Some(labels(task, place, &name)),
+        exposed_ports: Some(host_ports(task).map(container_port).collect()),
         stop_signal: spec.stop_signal.clone(),
         networking_config: Some(NetworkingConfig {
             endpoints_config: Some(endpoints.transpose()?.into_iter().collect()),
@@ -114,6 +110,37 @@ pub fn creation(task: &TaskItem, place: &Place) -> Result<Creation, CreationErro
         body,
         connect: connect?,
     })
+}
+
+fn host_ports(task: &TaskItem) -> impl Iterator<Item = &PortConfig> {
+    task.ports.iter().filter(|p| p.publish_mode() == PublishMode::Host)
+}
+
+/// `80/tcp`, as the Engine names a port.
+fn container_port(port: &PortConfig) -> String {
+    let protocol = match port.protocol() {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    };
+    format!("{}/{protocol}", port.target_port)
+}
+
+fn port_bindings(task: &TaskItem) -> Result<PortMap, CreationError> {
+    let mut bindings = PortMap::new();
+    for port in host_ports(task) {
+        // The driver is asked for a port by number; it chooses none.
+        if port.published_port == 0 {
+            return Err(CreationError::HostPort(port.target_port));
+        }
+        let binding = PortBinding {
+            host_ip: None,
+            host_port: Some(port.published_port.to_string()),
+        };
+        let of_port = bindings.entry(container_port(port)).or_default();
+        of_port.get_or_insert_default().push(binding);
+    }
+    Ok(bindings)
 }
 
 fn list(values: &[String]) -> Option<Vec<String>> {
@@ -194,6 +221,7 @@ fn host_config(task: &TaskItem, place: &Place, values: &TemplateValues) -> Resul
         ulimits: Some(ulimits.collect::<Vec<_>>()).filter(|u| !u.is_empty()),
         log_config,
         mounts: Some(mounts(spec, place, values)?),
+        port_bindings: Some(port_bindings(task)?),
         cap_add: list(&spec.capability_add),
         cap_drop: list(&spec.capability_drop),
         dns: list(&dns.nameservers),

@@ -102,6 +102,10 @@ fn replace<'a>(
     task: &'a Task,
     leaving: Leaving,
 ) {
+    if restart::is_delayed(round, task, leaving) {
+        round.wake_at(task.start_not_before);
+        return;
+    }
     round.desire(task, TaskState::Shutdown);
     let not_before = restart::start_not_before(round, task, leaving);
     let stops_first = !has_ended(task) && round.state.may_run(&task.node_id);

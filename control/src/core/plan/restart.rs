@@ -65,6 +65,14 @@ pub fn start_not_before(round: &Round, task: &Task, leaving: Leaving) -> Timesta
     }
 }
 
+/// Whether the task ended while it waited for its own start (an image that is not there is noticed early): its replacement
+/// comes when the delay is over, or a slot would be tried without any pause.
+pub fn is_delayed(round: &Round, task: &Task, leaving: Leaving) -> bool {
+    leaving == Leaving::Ended
+        && task.desired_state == TaskState::Ready as i32
+        && task.start_not_before > round.now
+}
+
 /// Whether a task of the slot that is no longer wanted may still run somewhere in reach: its successor waits.
 pub fn is_blocked(round: &Round, slot: &[&Task]) -> bool {
     slot.iter()

@@ -15,6 +15,7 @@ macro_rules! golden {
 
 golden!(
     create_scale_remove,
+    rejected,
     restart_policy,
     node_down,
     drain_and_pause,

@@ -142,9 +142,16 @@ fn what_cannot_be_made_is_refused_by_name() {
     let mut host_port = task();
     host_port.ports = vec![PortConfig {
         publish_mode: PublishMode::Host as i32,
+        target_port: 80,
         ..PortConfig::default()
     }];
-    assert_eq!(creation(&host_port, &place()), Err(CreationError::HostPort));
+    assert_eq!(creation(&host_port, &place()), Err(CreationError::HostPort(80)));
+    host_port.ports[0].published_port = 8081;
+    let body = creation(&host_port, &place()).unwrap().body;
+    let bound = body.host_config.unwrap().port_bindings.unwrap();
+    let binding = bound["80/tcp"].as_ref().unwrap();
+    assert_eq!(binding[0].host_port.as_deref(), Some("8081"));
+    assert_eq!(body.exposed_ports, Some(vec!["80/tcp".to_string()]));
     let mut template = task();
     template.spec.container.env = vec!["A={{.Nothing}}".into()];
     assert!(
