@@ -224,7 +224,11 @@ impl Teller<'_> {
         self.state = state as i32;
         let mut status = status(state, message, err, container, self.wall);
         if state == TaskState::Running {
-            let host = self.task.ports.iter().filter(|p| p.publish_mode() == PublishMode::Host);
+            let host = self
+                .task
+                .ports
+                .iter()
+                .filter(|p| p.publish_mode() == PublishMode::Host);
             status.ports = host.cloned().collect();
         }
         let task_id = self.task.id.clone();

@@ -113,7 +113,9 @@ pub fn creation(task: &TaskItem, place: &Place) -> Result<Creation, CreationErro
 }
 
 fn host_ports(task: &TaskItem) -> impl Iterator<Item = &PortConfig> {
-    task.ports.iter().filter(|p| p.publish_mode() == PublishMode::Host)
+    task.ports
+        .iter()
+        .filter(|p| p.publish_mode() == PublishMode::Host)
 }
 
 /// `80/tcp`, as the Engine names a port.
