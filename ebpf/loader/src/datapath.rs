@@ -15,7 +15,7 @@ use crate::io::attach::{self, AttachError, Hook, Place, Program};
 use crate::io::bpffs::{self, BpffsError};
 use crate::io::device::{self, DeviceError};
 use crate::io::kernel;
-use crate::io::maps::{Maps, MapsError};
+use crate::io::maps::{self, Maps, MapsError};
 use crate::io::object::{self, ObjectError};
 use crate::io::test_run::{self, TestOutcome, TestPacket, TestRunError};
 use crate::tables::{Counters, DatapathConfig, PublishedEntry, SyncReport, Tables};
@@ -38,12 +38,6 @@ pub enum DatapathError {
     TestRun(#[from] TestRunError),
     #[error("node {0} is not in the tables")]
     NoSuchNode(u32),
-    #[error("published port {port}: row algorithm {algorithm} is not known to this version")]
-    Algorithm { port: u16, algorithm: u32 },
-    #[error("published port {port}: 2^{rows_log2} rows are outside of 2^4 to 2^14")]
-    Rows { port: u16, rows_log2: u8 },
-    #[error("published port {port}: no room left in the table of {table}")]
-    Full { port: u16, table: &'static str },
     #[error("read the monotonic clock: {0}")]
     Clock(#[source] std::io::Error),
     #[error("{} pins could not be removed, first: {first}", more + 1)]
@@ -58,8 +52,8 @@ pub struct Datapath {
     maps: Maps,
     attached: BTreeSet<Place>,
     hook: Hook,
-    /// Pins of other layouts are gone.
-    swept: bool,
+    /// Pins of other layouts: their programs forward until ours have been told what to do.
+    older: Vec<PathBuf>,
     /// What the published ports in the kernel were made from; empty after a restart, then they are made anew.
     published: BTreeMap<PublishedKey, PublishedEntry>,
     next_row: u32,
@@ -92,6 +86,7 @@ impl Datapath {
         bpffs::prepare(&config.pin_dir)?;
         let pins = config.pin_dir.join(format!("v{LAYOUT}"));
         bpffs::prepare(&pins)?;
+        let older = bpffs::siblings(&pins)?;
         let constants = Config {
             node: config.node_index,
             vxlan_ifindex: config.vxlan_ifindex,
@@ -103,6 +98,7 @@ impl Datapath {
             host_mac: device::mac(config.host_peer_ifindex)?,
             pad: 0,
         };
+        maps::check(&pins)?;
         let mut object = object::load(&pins, &constants, config.max_flows)?;
         let maps = Maps::open(&mut object)?;
         let attached = attach::attached(&pins)?.into_iter().collect();
@@ -113,7 +109,7 @@ impl Datapath {
             maps,
             attached,
             hook,
-            swept: false,
+            older,
             published: BTreeMap::new(),
             next_row: 0,
             next_task: 0,
@@ -127,15 +123,17 @@ impl Datapath {
         let fixed = self.fixed_places();
         let other: Vec<Place> = self.attached.difference(&fixed).copied().collect();
         for place in other {
-            if let Err(error) = attach::attach(&mut self.object, &self.pins, place, self.hook) {
-                tracing::debug!(?place, %error, "link of a vanished interface");
+            if !attach::replace(&mut self.object, &self.pins, place, self.hook)? {
+                tracing::debug!(?place, "the interface of a pin is gone");
                 attach::detach(&self.pins, place, self.hook)?;
                 self.attached.remove(&place);
             }
         }
-        for place in fixed {
-            attach::attach(&mut self.object, &self.pins, place, self.hook)?;
-            self.attached.insert(place);
+        if self.older.is_empty() {
+            for place in fixed {
+                attach::attach(&mut self.object, &self.pins, place, self.hook)?;
+                self.attached.insert(place);
+            }
         }
         Ok(())
     }
@@ -157,12 +155,12 @@ impl Datapath {
     ///
     /// # Errors
     /// Stops at the first map that cannot be written; a later call with the same tables goes on from there. Interfaces
-    /// that cannot be attached are no error but stand in the report.
+    /// that cannot be attached and ports that cannot be published are no error but stand in the report.
     pub fn sync(&mut self, tables: &Tables) -> Result<SyncReport, DatapathError> {
         let mut report = SyncReport::default();
         let wanted = contents(tables, &self.maps.endpoints.held);
         report.written += self.add(&wanted)?;
-        report.written += self.publish(tables)?;
+        self.publish(tables, &mut report)?;
         self.place(tables, &mut report)?;
         report.removed += self.withdraw(tables)?;
         report.removed += self.prune(&wanted)?;
@@ -173,30 +171,14 @@ impl Datapath {
     /// Only now that everything is in place again: until then the programs of another version forward. What cannot be
     /// removed is tried again with the next sync.
     fn sweep_other_layouts(&mut self) {
-        if self.swept {
-            return;
-        }
-        let own = format!("v{LAYOUT}");
-        let others = bpffs::list(&self.config.pin_dir).map(|names| {
-            names
-                .into_iter()
-                .filter(|name| *name != own && name.starts_with('v'))
-                .collect()
-        });
-        let errors: Vec<BpffsError> = match others {
-            Ok(others) => {
-                let others: Vec<String> = others;
-                others
-                    .iter()
-                    .flat_map(|name| bpffs::clear(&self.config.pin_dir.join(name)))
-                    .collect()
+        let (attached, hook) = (&self.attached, self.hook);
+        self.older.retain(|pins| {
+            let errors = attach::sweep(pins, attached, hook);
+            for error in &errors {
+                tracing::warn!(%error, "pins of another version stay");
             }
-            Err(error) => vec![error],
-        };
-        for error in &errors {
-            tracing::warn!(%error, "pins of another version stay");
-        }
-        self.swept = errors.is_empty();
+            !errors.is_empty()
+        });
     }
 
     /// What is looked up is there before what points to it.
@@ -344,6 +326,11 @@ impl Datapath {
             );
         }
         errors.extend(bpffs::clear(&self.pins).into_iter().map(DatapathError::from));
+        let older = self
+            .older
+            .iter()
+            .flat_map(|pins| attach::sweep(pins, &BTreeSet::new(), self.hook));
+        errors.extend(older.map(DatapathError::from));
         let mut errors = errors.into_iter();
         match errors.next() {
             None => Ok(()),

@@ -166,6 +166,8 @@ pub struct SyncReport {
     pub detached: Vec<u32>,
     /// Interfaces that could not be attached (typically: the veth is gone already), with the reason. Try again with the next sync.
     pub failed: Vec<(u32, String)>,
+    /// Published ports whose tables could not be made, with the reason. What stood for them before stays.
+    pub refused: Vec<(u16, String)>,
 }
 
 /// Packets by verdict, summed over all programs. `received` = `passed` + `redirected` + `dropped`.

@@ -1,4 +1,4 @@
-//! Tables of published ports: rows and tasks, swapped as a whole.
+//! Tables of published ports: a new one is written beside the old one before the port points to it.
 
 use std::collections::BTreeSet;
 
@@ -7,85 +7,85 @@ use skep_ebpf_common::{MAX_ROWS, MAX_TASKS, PublishedKey, PublishedValue};
 use super::{Datapath, DatapathError};
 use crate::core::contents::published_tasks;
 use crate::core::{regions, rows};
-use crate::tables::{PublishedEntry, Tables};
+use crate::tables::{PublishedEntry, SyncReport, Tables};
+
+/// Why a port is not published as it should be. What stood for it before stays.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("row algorithm {0} is not known to this version")]
+    Algorithm(u32),
+    #[error("2^{0} rows are outside of 2^4 to 2^14")]
+    Rows(u8),
+    #[error("no room left in the table of {0}")]
+    Full(&'static str),
+}
 
 impl Datapath {
-    /// Writes new tables of ports beside the old ones and then points to them, so that a packet sees one or the other.
-    pub(super) fn publish(&mut self, tables: &Tables) -> Result<usize, DatapathError> {
-        let mut written = 0;
+    /// A packet sees the old table of a port or the new one. A port that cannot be published stands in the report.
+    pub(super) fn publish(&mut self, tables: &Tables, report: &mut SyncReport) -> Result<(), DatapathError> {
         for entry in &tables.published {
             let key = published_key(entry);
             if self.published.get(&key) == Some(entry) {
                 continue;
             }
-            check(entry)?;
-            let (tasks, candidates) = published_tasks(entry);
-            let rows = rows::build(entry.seed, entry.rows_log2, &candidates);
-            let rows_base = self.room_for_rows(entry, rows.len() as u32)?;
-            let tasks_base = self.room_for_tasks(entry, tasks.len() as u32)?;
-            self.maps.write_tasks(tasks_base, &tasks)?;
-            self.maps.write_rows(rows_base, &rows)?;
-            let value = PublishedValue {
-                seed: entry.seed,
-                rows_base,
-                rows_mask: rows.len() as u32 - 1,
-                tasks_base,
-                tasks: tasks.len() as u32,
-                network: entry.ingress_vni,
-                algorithm: entry.algorithm,
-                target_port_be: entry.target_port.to_be(),
-                pad: 0,
-                spare: 0,
-            };
-            self.maps.published.write(key, value)?;
-            self.published.insert(key, entry.clone());
-            written += 1;
+            match check(entry).and_then(|()| self.room(entry)) {
+                Ok((rows_base, tasks_base)) => {
+                    self.write(key, entry, rows_base, tasks_base)?;
+                    report.written += 1;
+                }
+                Err(refused) => report.refused.push((entry.published_port, refused.to_string())),
+            }
         }
-        Ok(written)
+        Ok(())
     }
 
-    fn room_for_rows(&mut self, entry: &PublishedEntry, length: u32) -> Result<u32, DatapathError> {
-        let in_use: Vec<(u32, u32)> = self
-            .maps
-            .published
-            .held
-            .values()
-            .map(|v| (v.rows_base, v.rows_mask + 1))
-            .collect();
-        let base = regions::find(&in_use, MAX_ROWS, length, self.next_row).ok_or(DatapathError::Full {
-            port: entry.published_port,
-            table: "rows",
-        })?;
-        self.next_row = base + length;
-        Ok(base)
+    fn write(
+        &mut self,
+        key: PublishedKey,
+        entry: &PublishedEntry,
+        rows_base: u32,
+        tasks_base: u32,
+    ) -> Result<(), DatapathError> {
+        let (tasks, candidates) = published_tasks(entry);
+        let rows = rows::build(entry.seed, entry.rows_log2, &candidates);
+        self.maps.write_tasks(tasks_base, &tasks)?;
+        self.maps.write_rows(rows_base, &rows)?;
+        let value = PublishedValue {
+            seed: entry.seed,
+            rows_base,
+            rows_mask: rows.len() as u32 - 1,
+            tasks_base,
+            tasks: tasks.len() as u32,
+            network: entry.ingress_vni,
+            algorithm: entry.algorithm,
+            target_port_be: entry.target_port.to_be(),
+            pad: 0,
+            spare: 0,
+        };
+        self.maps.published.write(key, value)?;
+        self.published.insert(key, entry.clone());
+        Ok(())
     }
 
-    fn room_for_tasks(&mut self, entry: &PublishedEntry, length: u32) -> Result<u32, DatapathError> {
-        let in_use: Vec<(u32, u32)> = self
-            .maps
-            .published
-            .held
-            .values()
-            .map(|v| (v.tasks_base, v.tasks))
-            .collect();
-        let base = regions::find(&in_use, MAX_TASKS, length, self.next_task).ok_or(DatapathError::Full {
-            port: entry.published_port,
-            table: "tasks",
-        })?;
-        self.next_task = base + length;
-        Ok(base)
+    /// Where the rows and the tasks of a port may be written.
+    fn room(&mut self, entry: &PublishedEntry) -> Result<(u32, u32), Refused> {
+        let held = || self.maps.published.held.values();
+        let rows_in_use: Vec<(u32, u32)> = held().map(|v| (v.rows_base, v.rows_mask + 1)).collect();
+        let tasks_in_use: Vec<(u32, u32)> = held().map(|v| (v.tasks_base, v.tasks)).collect();
+        let (rows, tasks) = (1 << entry.rows_log2, entry.tasks.len() as u32);
+        let rows_base =
+            regions::find(&rows_in_use, MAX_ROWS, rows, self.next_row).ok_or(Refused::Full("rows"))?;
+        let tasks_base =
+            regions::find(&tasks_in_use, MAX_TASKS, tasks, self.next_task).ok_or(Refused::Full("tasks"))?;
+        self.next_row = rows_base + rows;
+        self.next_task = tasks_base + tasks;
+        Ok((rows_base, tasks_base))
     }
 
     pub(super) fn withdraw(&mut self, tables: &Tables) -> Result<usize, DatapathError> {
         let wanted: BTreeSet<PublishedKey> = tables.published.iter().map(published_key).collect();
-        let gone: Vec<PublishedKey> = self
-            .maps
-            .published
-            .held
-            .keys()
-            .filter(|key| !wanted.contains(key))
-            .copied()
-            .collect();
+        let held = self.maps.published.held.keys();
+        let gone: Vec<PublishedKey> = held.filter(|key| !wanted.contains(key)).copied().collect();
         for key in &gone {
             self.maps.published.remove(key)?;
             self.published.remove(key);
@@ -101,22 +101,15 @@ fn published_key(entry: &PublishedEntry) -> PublishedKey {
     }
 }
 
-fn check(entry: &PublishedEntry) -> Result<(), DatapathError> {
-    let port = entry.published_port;
+fn check(entry: &PublishedEntry) -> Result<(), Refused> {
     if entry.algorithm != rows::ALGORITHM {
-        return Err(DatapathError::Algorithm {
-            port,
-            algorithm: entry.algorithm,
-        });
+        return Err(Refused::Algorithm(entry.algorithm));
     }
     if !rows::ROWS_LOG2.contains(&entry.rows_log2) {
-        return Err(DatapathError::Rows {
-            port,
-            rows_log2: entry.rows_log2,
-        });
+        return Err(Refused::Rows(entry.rows_log2));
     }
     if entry.tasks.len() > rows::MAX_TASKS {
-        return Err(DatapathError::Full { port, table: "tasks" });
+        return Err(Refused::Full("tasks"));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Programs on interfaces: tcx links, pinned, so that they outlive the agent and are replaced in place; or, where the
 //! kernel has no tcx, what `clsact` does in their stead.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -90,7 +91,7 @@ pub enum AttachError {
     #[error("attach {program} to interface {interface}: {source}")]
     Attach {
         program: &'static str,
-        interface: String,
+        interface: Box<str>,
         source: ProgramError,
     },
     #[error("keep the link of {program} on interface {ifindex}: {source}")]
@@ -98,6 +99,12 @@ pub enum AttachError {
         program: &'static str,
         ifindex: u32,
         source: LinkError,
+    },
+    #[error("detach {program} from interface {interface}: {source}")]
+    Detach {
+        program: &'static str,
+        interface: Box<str>,
+        source: ProgramError,
     },
     #[error("pin {path}: {source}")]
     Pin { path: PathBuf, source: PinError },
@@ -117,7 +124,7 @@ pub fn attach(object: &mut Ebpf, pins: &Path, place: Place, hook: Hook) -> Resul
         return clsact::attach(object, pins, place);
     }
     let path = place.pin(pins);
-    if replace(object, &path, place)? {
+    if replace_link(object, &path, place)? {
         return Ok(());
     }
     bpffs::remove(&path)?;
@@ -125,7 +132,7 @@ pub fn attach(object: &mut Ebpf, pins: &Path, place: Place, hook: Hook) -> Resul
     let program = object::get(object, place.program)?;
     let failed = |source| AttachError::Attach {
         program: place.program.name(),
-        interface: interface.clone(),
+        interface: interface.as_str().into(),
         source,
     };
     let options = TcAttachOptions::TcxOrder(LinkOrder::first());
@@ -146,8 +153,17 @@ pub fn attach(object: &mut Ebpf, pins: &Path, place: Place, hook: Hook) -> Resul
     Ok(())
 }
 
+/// Puts the program where an older one of ours is. `false`: there is none any more; an interface may be gone, and its
+/// number may belong to another one by now, which is not touched.
+pub fn replace(object: &mut Ebpf, pins: &Path, place: Place, hook: Hook) -> Result<bool, AttachError> {
+    match hook {
+        Hook::Tcx => replace_link(object, &place.pin(pins), place),
+        Hook::Clsact => clsact::replace(object, place),
+    }
+}
+
 /// `false`: there is no pinned link, or its interface is gone (the kernel answers ENOLINK).
-fn replace(object: &mut Ebpf, path: &Path, place: Place) -> Result<bool, AttachError> {
+fn replace_link(object: &mut Ebpf, path: &Path, place: Place) -> Result<bool, AttachError> {
     let pinned = match PinnedLink::from_pin(path) {
         Ok(pinned) => pinned,
         Err(LinkError::SyscallError(SyscallError { io_error, .. }))
@@ -171,7 +187,7 @@ fn replace(object: &mut Ebpf, path: &Path, place: Place) -> Result<bool, AttachE
     let program = object::get(object, place.program)?;
     let failed = |source| AttachError::Attach {
         program: place.program.name(),
-        interface: place.ifindex.to_string(),
+        interface: place.ifindex.to_string().into(),
         source,
     };
     match program.attach_to_link(link) {
@@ -195,6 +211,22 @@ pub fn detach(pins: &Path, place: Place, hook: Hook) -> Result<(), AttachError> 
         return clsact::detach(pins, place);
     }
     Ok(bpffs::remove(&place.pin(pins))?)
+}
+
+/// Removes a whole directory of pins. What hangs in the places of `kept` belongs to another directory already. Goes on
+/// after failures and returns them.
+pub fn sweep(pins: &Path, kept: &BTreeSet<Place>, hook: Hook) -> Vec<AttachError> {
+    let places = match attached(pins) {
+        Ok(places) => places,
+        Err(error) => return vec![error],
+    };
+    // One filter serves all versions, a link only its own: it goes with its pin.
+    let gone = places
+        .into_iter()
+        .filter(|place| hook == Hook::Tcx || !kept.contains(place));
+    let mut errors: Vec<AttachError> = gone.filter_map(|place| detach(pins, place, hook).err()).collect();
+    errors.extend(bpffs::clear(pins).into_iter().map(AttachError::from));
+    errors
 }
 
 #[cfg(test)]

@@ -70,6 +70,22 @@ pub fn list(directory: &Path) -> Result<Vec<String>, BpffsError> {
     Ok(names)
 }
 
+/// Directories beside this one that are named like it: a `v` and a number.
+pub fn siblings(directory: &Path) -> Result<Vec<PathBuf>, BpffsError> {
+    let Some(parent) = directory.parent() else {
+        return Ok(Vec::new());
+    };
+    let is_version = |name: &String| {
+        name.strip_prefix('v')
+            .is_some_and(|number| number.parse::<u32>().is_ok())
+    };
+    let names = list(parent)?.into_iter().filter(is_version);
+    Ok(names
+        .map(|name| parent.join(name))
+        .filter(|path| path != directory)
+        .collect())
+}
+
 /// Removes a pin; one that is gone already is fine.
 pub fn remove(path: &Path) -> Result<(), BpffsError> {
     match fs::remove_file(path) {

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
+use aya::programs::links::Link;
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
 };
@@ -11,19 +12,20 @@ use aya::programs::{ProgramError, TcAttachType};
 
 use crate::io::attach::{AttachError, Place};
 use crate::io::bpffs;
-use crate::io::device;
+use crate::io::device::{self, DeviceError};
 use crate::io::object;
 
-/// Ours on every interface: `tc filter show` names them `pref 1 handle 0x1`.
+/// Ours on every interface: `tc filter show` names them `pref 1 handle 0x736b6570` ("skep"). Others count from 1: with a
+/// handle of their range we would replace somebody else's filter.
 const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
+const HANDLE: TcHandle = TcHandle::new(0x736b, 0x6570);
 
 /// Puts the program in its place; a filter of ours that is there is replaced in one step.
 pub fn attach(object: &mut Ebpf, pins: &Path, place: Place) -> Result<(), AttachError> {
     let interface = device::name(place.ifindex)?;
     let failed = |source| AttachError::Attach {
         program: place.program.name(),
-        interface: interface.clone(),
+        interface: interface.as_str().into(),
         source,
     };
     match qdisc_add_clsact(&interface) {
@@ -31,46 +33,83 @@ pub fn attach(object: &mut Ebpf, pins: &Path, place: Place) -> Result<(), Attach
         Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
         Err(error) => return Err(failed(error.into())),
     }
-    let program = object::get(object, place.program)?;
-    let replaced = filter(&interface).and_then(|filter| program.attach_to_link(filter));
-    let id = match replaced {
-        Ok(id) => id,
-        Err(ProgramError::TcError(TcError::NetlinkError(error)))
-            if error.raw_os_error() == Some(libc::ENOENT) =>
-        {
-            let options = NlOptions {
-                priority: PRIORITY,
-                handle: HANDLE,
-                classid: None,
-            };
-            let attached = TcAttachOptions::Netlink(options);
-            program
-                .attach_with_options(&interface, TcAttachType::Ingress, attached)
-                .map_err(failed)?
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    // aya detaches a filter when its link is dropped; this one stays until somebody means it.
-    std::mem::forget(program.take_link(id).map_err(failed)?);
+    if !replace(object, place)? {
+        let program = object::get(object, place.program)?;
+        let options = TcAttachOptions::Netlink(NlOptions {
+            priority: PRIORITY,
+            handle: HANDLE,
+            classid: None,
+        });
+        let attached = program.attach_with_options(&interface, TcAttachType::Ingress, options);
+        leave(attached.and_then(|id| program.take_link(id)).map_err(failed)?);
+    }
     Ok(bpffs::prepare(&note(pins, place))?)
+}
+
+/// Puts the program where our filter is. `false`: the interface or the filter is gone.
+pub fn replace(object: &mut Ebpf, place: Place) -> Result<bool, AttachError> {
+    let Some(interface) = existing(place)? else {
+        return Ok(false);
+    };
+    let program = object::get(object, place.program)?;
+    let replaced = filter(&interface)
+        .and_then(|filter| program.attach_to_link(filter))
+        .and_then(|id| program.take_link(id));
+    match replaced {
+        Ok(link) => leave(link),
+        Err(error) if is_gone(&error) => return Ok(false),
+        Err(source) => {
+            return Err(AttachError::Attach {
+                program: place.program.name(),
+                interface: interface.into(),
+                source,
+            });
+        }
+    }
+    Ok(true)
 }
 
 /// Takes the program from its place; an interface or filter that is gone is fine.
 pub fn detach(pins: &Path, place: Place) -> Result<(), AttachError> {
-    if let Ok(interface) = device::name(place.ifindex) {
-        let failed = |source| AttachError::Attach {
-            program: place.program.name(),
-            interface: interface.clone(),
-            source,
-        };
-        let gone = filter(&interface).and_then(aya::programs::links::Link::detach);
-        match gone {
-            Ok(()) => {}
-            Err(ProgramError::NetlinkError(error)) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            Err(error) => return Err(failed(error)),
+    if let Some(interface) = existing(place)? {
+        match filter(&interface).and_then(Link::detach) {
+            Err(source) if !is_gone(&source) => {
+                return Err(AttachError::Detach {
+                    program: place.program.name(),
+                    interface: interface.into(),
+                    source,
+                });
+            }
+            _ => {}
         }
     }
     Ok(bpffs::remove_directory(&note(pins, place))?)
+}
+
+/// Name of the interface, unless it is gone.
+fn existing(place: Place) -> Result<Option<String>, AttachError> {
+    match device::name(place.ifindex) {
+        Ok(name) => Ok(Some(name)),
+        Err(DeviceError::Name { source, .. }) if source.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// aya detaches a filter when its link is dropped; this one stays until somebody means it.
+fn leave(link: SchedClassifierLink) {
+    std::mem::forget(link);
+}
+
+/// No such filter (ENOENT), no clsact qdisc (EINVAL), or no such interface (ENODEV).
+fn is_gone(error: &ProgramError) -> bool {
+    let number = match error {
+        ProgramError::NetlinkError(error) | ProgramError::TcError(TcError::NetlinkError(error)) => {
+            error.raw_os_error()
+        }
+        ProgramError::TcError(TcError::IoError(error)) => error.raw_os_error(),
+        _ => None,
+    };
+    matches!(number, Some(libc::ENOENT | libc::EINVAL | libc::ENODEV))
 }
 
 fn filter(interface: &str) -> Result<SchedClassifierLink, ProgramError> {

@@ -1,8 +1,9 @@
 //! Typed maps, with the contents user space knows them to have.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use aya::{Ebpf, Pod};
 use skep_ebpf_common::*;
 
@@ -12,6 +13,16 @@ use crate::core::diff::diff;
 pub enum MapsError {
     #[error("the eBPF object has no map {0}")]
     Missing(&'static str),
+    #[error(
+        "pinned map {path} has keys of {} and values of {} bytes, this version needs {} and {}: \
+         it was made by another build; remove the directory and start again",
+        found.0, found.1, needed.0, needed.1
+    )]
+    Layout {
+        path: PathBuf,
+        found: (u32, u32),
+        needed: (u32, u32),
+    },
     #[error("open map {map}: {source}")]
     Open { map: &'static str, source: MapError },
     #[error("read map {map}: {source}")]
@@ -141,6 +152,47 @@ fn is_absent(error: &MapError) -> bool {
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
         _ => false,
     }
+}
+
+/// Names of the pinned maps that user space reads or writes, with the sizes of their keys and values.
+const SIZES: [(&str, usize, usize); 15] = [
+    size::<u32, InterfaceValue>("INTERFACES"),
+    size::<SourceKey, SourceValue>("SOURCES"),
+    size::<u32, NetworkValue>("NETWORKS"),
+    size::<EndpointKey, EndpointValue>("ENDPOINTS"),
+    size::<BackendKey, BackendValue>("BACKENDS"),
+    size::<u32, NodeValue>("NODES"),
+    size::<Address, u32>("PEERS"),
+    size::<Address, u32>("OWN_ADDRESSES"),
+    size::<PublishedKey, PublishedValue>("PUBLISHED"),
+    size::<u32, Row>("ROWS"),
+    size::<u32, TaskValue>("TASKS"),
+    size::<FlowKey, FlowValue>("FLOWS"),
+    size::<FlowKey, FlowValue>("HALF_OPEN"),
+    size::<u32, u64>("DROPS"),
+    size::<u32, u64>("COUNTERS"),
+];
+
+const fn size<K, V>(name: &str) -> (&str, usize, usize) {
+    (name, size_of::<K>(), size_of::<V>())
+}
+
+/// Checks that maps pinned by another build have the sizes of this one: the kernel reads and writes as many bytes as the
+/// map says, whatever we hand it. Maps that are not pinned yet are fine.
+pub fn check(pins: &Path) -> Result<(), MapsError> {
+    for (name, key, value) in SIZES {
+        let path = pins.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path).map_err(|source| MapsError::Open { map: name, source })?;
+        let found = (info.key_size(), info.value_size());
+        let needed = (key as u32, value as u32);
+        if found != needed {
+            return Err(MapsError::Layout { path, found, needed });
+        }
+    }
+    Ok(())
 }
 
 /// All maps of the data plane.

@@ -3,6 +3,7 @@
 
 mod cases;
 mod lab;
+mod lifecycle;
 mod mesh_traffic;
 mod overlay_traffic;
 mod packets;
