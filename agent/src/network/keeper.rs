@@ -195,9 +195,11 @@ impl Keeper {
         let built = tables::build(&inputs);
         problems.extend(built.problems);
         let report = block_in_place(|| self.datapath.sync(&built.tables))?;
-        problems.extend(report.refused.iter().map(|(port, reason)| {
-            format!("published port {port} is not up to date on this node: {reason}")
-        }));
+        problems.extend(
+            report.refused.iter().map(|(port, reason)| {
+                format!("published port {port} is not up to date on this node: {reason}")
+            }),
+        );
         let mut failed = report.failed.into_iter();
         let attached = failed.try_for_each(|(ifindex, reason)| {
             self.not_attached(ifindex, reason, &locals, &snapshot, problems)
