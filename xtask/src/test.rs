@@ -63,55 +63,22 @@ fn summary(results: &[(&Layer, Duration, Result<()>)]) -> Result<()> {
 
 fn test(layer: Layer, release: bool) -> Result<()> {
     match layer {
-        Layer::Unit => unit(),
-        Layer::Ebpf => cargo_test(&["--package", "skep-ebpf-loader", "--test", "*"]),
-        Layer::Node => cargo_test(&["--package", "skep-tests", "--test", "network"]),
+        Layer::Unit => cargo_test(&["--lib", "--bins", "--test", "loopback"]),
+        Layer::Ebpf => cargo_test(&["--test", "ebpf"]),
+        Layer::Node => cargo_test(&["--test", "network"]),
         Layer::Cluster => cluster(release),
     }
 }
 
-fn unit() -> Result<()> {
-    let whole = [
-        "skep-control",
-        "skep-dns",
-        "skep-ebpf-common",
-        "skep-ebpf-programs",
-    ];
-    let inner = [
-        "skep-agent",
-        "skep-ebpf-loader",
-        "skep-tests",
-        "skep-testbox",
-        "xtask",
-    ];
-    let named = |packages: &[&'static str]| -> Vec<&'static str> {
-        packages
-            .iter()
-            .flat_map(|package| ["--package", *package])
-            .collect()
-    };
-    let first = cargo_test(&named(&whole));
-    // Their integration tests need more than nothing: they are other layers.
-    let second = cargo_test(&[named(&inner), vec!["--lib", "--bins"]].concat());
-    first.and(second)
-}
-
 fn cluster(release: bool) -> Result<()> {
     let binary = build_agent(release)?;
-    let mut command = test_command(&[
-        "--package",
-        "skep-tests",
-        "--test",
-        "harness",
-        "--test",
-        "cluster",
-    ]);
+    let mut command = test_command(&["--test", "harness", "--test", "cluster"]);
     step::loud("cluster tests", command.env("SKEP_BINARY", binary))
 }
 
 /// Builds the agent; the path of its binary.
 pub fn build_agent(release: bool) -> Result<std::path::PathBuf> {
-    let mut arguments = vec!["build", "--locked", "--package", "skep-agent"];
+    let mut arguments = vec!["build", "--locked", "--workspace", "--bin", "skep"];
     if release {
         arguments.push("--release");
     }
@@ -125,6 +92,8 @@ fn cargo_test(arguments: &[&str]) -> Result<()> {
     step::loud("cargo test", &mut test_command(arguments))
 }
 
+/// Always the whole workspace, though few targets of it: a choice of packages is a choice of features,
+/// and each would build the dependencies anew.
 fn test_command(arguments: &[&str]) -> std::process::Command {
-    step::cargo(&[&["test", "--locked", "--no-fail-fast"], arguments].concat())
+    step::cargo(&[&["test", "--locked", "--no-fail-fast", "--workspace"], arguments].concat())
 }
