@@ -11,7 +11,7 @@ mod tables;
 pub use crate::core::rows;
 pub use datapath::{Datapath, DatapathError};
 pub use io::attach::{Hook, Program};
-pub use io::kernel::check_kernel;
+pub use io::kernel::{check_kernel, hook as hook_of_kernel};
 pub use io::test_run::{TestOutcome, TestPacket, Verdict};
 pub use skep_ebpf_common::{DropReason, GATEWAY_MAC};
 pub use tables::*;

@@ -16,6 +16,7 @@ use crate::io::bpffs::{self, BpffsError};
 use crate::io::clsact;
 use crate::io::device::{self, DeviceError};
 use crate::io::object::{self, ObjectError};
+use crate::io::whole;
 
 /// The programs of the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,27 +87,27 @@ pub enum AttachError {
     Object(#[from] ObjectError),
     #[error(transparent)]
     Bpffs(#[from] BpffsError),
-    #[error("open pinned link {path}: {source}")]
+    #[error("open pinned link {path}: {}", whole(source))]
     Open { path: PathBuf, source: LinkError },
-    #[error("attach {program} to interface {interface}: {source}")]
+    #[error("attach {program} to interface {interface}: {}", whole(source))]
     Attach {
         program: &'static str,
         interface: Box<str>,
         source: ProgramError,
     },
-    #[error("keep the link of {program} on interface {ifindex}: {source}")]
+    #[error("keep the link of {program} on interface {ifindex}: {}", whole(source))]
     Keep {
         program: &'static str,
         ifindex: u32,
         source: LinkError,
     },
-    #[error("detach {program} from interface {interface}: {source}")]
+    #[error("detach {program} from interface {interface}: {}", whole(source))]
     Detach {
         program: &'static str,
         interface: Box<str>,
         source: ProgramError,
     },
-    #[error("pin {path}: {source}")]
+    #[error("pin {path}: {}", whole(source))]
     Pin { path: PathBuf, source: PinError },
 }
 

@@ -8,6 +8,7 @@ use aya::{Ebpf, Pod};
 use skep_ebpf_common::*;
 
 use crate::core::diff::diff;
+use crate::io::whole;
 
 #[derive(Debug, thiserror::Error)]
 pub enum MapsError {
@@ -23,13 +24,13 @@ pub enum MapsError {
         found: (u32, u32),
         needed: (u32, u32),
     },
-    #[error("open map {map}: {source}")]
+    #[error("open map {map}: {}", whole(source))]
     Open { map: &'static str, source: MapError },
-    #[error("read map {map}: {source}")]
+    #[error("read map {map}: {}", whole(source))]
     Read { map: &'static str, source: MapError },
-    #[error("write map {map}: {source}")]
+    #[error("write map {map}: {}", whole(source))]
     Write { map: &'static str, source: MapError },
-    #[error("remove from map {map}: {source}")]
+    #[error("remove from map {map}: {}", whole(source))]
     Remove { map: &'static str, source: MapError },
 }
 

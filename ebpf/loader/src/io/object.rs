@@ -7,17 +7,18 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use skep_ebpf_common::Config;
 
 use crate::io::attach::Program;
+use crate::io::whole;
 
 /// What `cargo xtask build-ebpf` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_DATAPATH_OBJECT"));
 
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
-    #[error("load the eBPF object: {0}")]
+    #[error("load the eBPF object: {}", whole(_0))]
     Load(#[source] EbpfError),
     #[error("the eBPF object has no {0}")]
     Missing(&'static str),
-    #[error("load program {program}: {source}")]
+    #[error("load program {program}: {}", whole(source))]
     Program {
         program: &'static str,
         source: ProgramError,

@@ -8,6 +8,7 @@ use skep_ebpf_common::{DropReason, VERDICT_DROP, VERDICT_PASS, VERDICT_REDIRECT}
 
 use crate::io::attach::Program;
 use crate::io::object::{self, ObjectError};
+use crate::io::whole;
 
 /// Offsets in `struct __sk_buff` (linux/bpf.h).
 const IFINDEX: usize = 40;
@@ -21,7 +22,7 @@ const ROOM: usize = 16_384;
 pub enum TestRunError {
     #[error(transparent)]
     Object(#[from] ObjectError),
-    #[error("run {program} on a test packet: {source}")]
+    #[error("run {program} on a test packet: {}", whole(source))]
     Run {
         program: &'static str,
         source: ProgramError,

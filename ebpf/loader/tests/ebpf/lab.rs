@@ -161,7 +161,7 @@ pub const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 impl Lab {
     /// `count` nodes 192.0.2.1 and up, and a client beside them.
     pub fn new(count: u32) -> Self {
-        Self::at(count, Hook::Tcx)
+        Self::at(count, hook_of_kernel())
     }
 
     /// The same with programs attached in this way.

@@ -250,7 +250,7 @@ fn a_whole_life_with_clsact() {
 
 #[test]
 fn a_map_of_another_build_is_refused() {
-    let mut lab = lab(Hook::Tcx);
+    let mut lab = lab(hook_of_kernel());
     drop(lab.nodes[0].datapath.take());
     let pins = lab.nodes[0].config.pin_dir.join(format!("v{LAYOUT}"));
     std::fs::rename(pins.join("NODES"), pins.join("NETWORKS_KEPT")).expect("rename");

@@ -32,7 +32,7 @@ fn published(tasks: &[(u8, u32)]) -> PublishedEntry {
 
 /// Three nodes; tasks on the first two, port 8080 on all.
 fn mesh() -> Lab {
-    mesh_at(Hook::Tcx)
+    mesh_at(hook_of_kernel())
 }
 
 fn mesh_at(hook: Hook) -> Lab {
