@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
-use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, LocalNodeState, NetworkCreateRequest,
-};
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, LocalNodeState};
 use bollard::query_parameters::*;
 use bollard::{ClientVersion, Docker};
 use futures_util::{Stream, StreamExt};
@@ -19,6 +17,7 @@ use crate::core::plan::{Container, Phase};
 
 pub mod create;
 pub mod image;
+mod local_network;
 
 use create::{Creation, label};
 
@@ -29,9 +28,6 @@ const CHANGE: Duration = Duration::from_secs(60);
 /// Oldest Engine we work with (20.10 speaks 1.41); newest we know how to speak.
 const OLDEST_MINOR: usize = 41;
 const NEWEST_MINOR: usize = 48;
-/// Network of tasks that are on no overlay: reaches outside, isolates its containers from each other.
-const LOCAL_NETWORK: &str = "skep_gwbridge";
-const LOCAL_NETWORK_LABEL: &str = "skep.local";
 
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -275,47 +271,6 @@ impl Engine {
             .v(true)
             .build();
         gone_is_fine(within("remove", id, CHANGE, docker.remove_container(id, Some(options))).await)
-    }
-
-    /// Makes the network for tasks that are on no overlay exist; answers its id. One at a time: the Engine (before API
-    /// 1.44) makes two networks of one name without a word.
-    pub async fn ensure_local_network(&self) -> Result<String, EngineError> {
-        let _one_at_a_time = self.local_network.lock().await;
-        let docker = self.client("list networks like", LOCAL_NETWORK)?;
-        let filters = HashMap::from([
-            ("name", vec![LOCAL_NETWORK]),
-            ("label", vec![LOCAL_NETWORK_LABEL]),
-        ]);
-        let options = ListNetworksOptionsBuilder::default().filters(&filters).build();
-        let call = docker.list_networks(Some(options));
-        let known = within("list networks like", LOCAL_NETWORK, READ, call).await?;
-        let mut ids: Vec<String> = known
-            .into_iter()
-            .filter(|n| n.name.as_deref() == Some(LOCAL_NETWORK))
-            .filter_map(|n| n.id)
-            .collect();
-        ids.sort();
-        if let Some(id) = ids.into_iter().next() {
-            return Ok(id);
-        }
-        let request = NetworkCreateRequest {
-            name: LOCAL_NETWORK.to_string(),
-            driver: Some("bridge".to_string()),
-            options: Some(HashMap::from([(
-                "com.docker.network.bridge.enable_icc".to_string(),
-                "false".to_string(),
-            )])),
-            labels: Some(HashMap::from([(LOCAL_NETWORK_LABEL.to_string(), String::new())])),
-            ..NetworkCreateRequest::default()
-        };
-        Ok(within(
-            "create network",
-            LOCAL_NETWORK,
-            CHANGE,
-            docker.create_network(request),
-        )
-        .await?
-        .id)
     }
 
     /// Container events from now on; ends when the Engine goes.
