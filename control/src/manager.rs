@@ -29,7 +29,7 @@ pub enum ControlError {
     )]
     NoLeader,
     /// The outcome is unknown: it may still be applied.
-    #[error("the swarm did not answer within {0} ms")]
+    #[error("the leader did not answer (after {0} ms): the change may still be made")]
     Timeout(u64),
     #[error("this manager is shutting down")]
     Stopped,
