@@ -30,7 +30,7 @@ pub use driver::{Driver, DriverError};
 use crate::network::core::links::overlay_mtu;
 use crate::network::core::tables;
 use crate::network::driver::Plane;
-use crate::network::io::engine::{Engine, EngineError};
+use crate::network::io::engine::{DRIVER, Engine, EngineError};
 use crate::network::io::guard::Guards;
 use crate::network::io::iptables::IptablesError;
 use crate::network::io::links::{LinkError, Links};
@@ -112,6 +112,13 @@ pub enum NetworkError {
     ResolvConf(#[from] ResolvConfError),
     #[error(transparent)]
     Probe(#[from] ProbeError),
+}
+
+impl NetworkError {
+    /// Whether waiting helps, without anybody changing anything.
+    pub fn will_pass(&self) -> bool {
+        matches!(self, Self::Engine(EngineError::Leaving { .. }))
+    }
 }
 
 /// Serves the Docker network driver on `<plugin_dir>/skep.sock` from what `state_dir` holds.
@@ -249,13 +256,19 @@ impl Network {
     /// Makes the Engine's local twin of an overlay network exist; answers its Engine network id.
     ///
     /// # Errors
-    /// Engine down, or another network of the node overlaps it (the text names that network).
+    /// Engine down, or another network of the node overlaps it (the text names that network); see
+    /// [`NetworkError::will_pass`].
     pub async fn ensure_twin(&self, network: &NetworkItem) -> Result<String, NetworkError> {
         let _making = self.making.lock().await;
         let engine = Engine::connect(&self.docker_socket).await?;
         let known = self.driver.twins().borrow().clone();
+        let items = self.desired.borrow().items.clone();
+        let mut leaving = false;
         for twin in engine.twins().await? {
             if twin.network_id != network.network_id {
+                // Its name and subnet are free in the swarm as soon as it is removed there.
+                let removed = !tables::networks(&items).contains_key(twin.network_id.as_str());
+                leaving |= removed && !engine.remove(&twin).await?;
                 continue;
             }
             if known.contains_key(&twin.engine_id) {
@@ -264,7 +277,15 @@ impl Network {
             // Docker tells a network's options once, and the driver has lost them.
             engine.remove(&twin).await?;
         }
-        Ok(engine.create_twin(network).await?)
+        match engine.create_twin(network).await {
+            Err(EngineError::Name { driver, .. } | EngineError::Overlap { driver, .. })
+                if leaving && driver == DRIVER =>
+            {
+                let network = network.name.clone();
+                Err(EngineError::Leaving { network }.into())
+            }
+            made => Ok(made?),
+        }
     }
 
     /// Removes twins whose network is no longer among the items and that no container uses.

@@ -181,6 +181,11 @@ impl Worker {
             let twin = network.ensure_twin(item).await;
             let engine_id = match twin {
                 Ok(id) => id,
+                Err(error) if error.will_pass() => {
+                    return Err(Outcome::Again {
+                        reason: chain(&error),
+                    });
+                }
                 Err(error) => return Err(self.no_twin(chain(&error)).await),
             };
             place.networks.push((engine_id, Some(attachment.clone())));

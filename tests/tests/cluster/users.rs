@@ -17,6 +17,10 @@ pub const TESTS: &[Test<Cluster>] = &[
     ),
     ("networks_do_not_meet", networks_do_not_meet),
     (
+        "a_network_that_is_made_again_at_once_is_a_new_one",
+        a_network_that_is_made_again_at_once_is_a_new_one,
+    ),
+    (
         "containers_reach_the_outside_and_its_names",
         containers_reach_the_outside_and_its_names,
     ),
@@ -118,6 +122,41 @@ fn networks_do_not_meet(cluster: &Cluster) -> Result<()> {
     until("removal of the network", PATIENCE, || {
         node.docker_ok(&["network", "rm", "other"]).map(Some)
     })?;
+    Ok(())
+}
+
+/// Its name and subnet are those of one whose last containers are only just going.
+fn a_network_that_is_made_again_at_once_is_a_new_one(cluster: &Cluster) -> Result<()> {
+    let node = cluster.node(1);
+    for round in 0..3 {
+        let name = format!("again{round}");
+        node.docker_ok(&[
+            "network",
+            "create",
+            "-d",
+            "overlay",
+            "--subnet",
+            "10.77.0.0/24",
+            "again",
+        ])?;
+        node.docker_ok(&[
+            "service",
+            "create",
+            "--name",
+            &name,
+            "--replicas",
+            "3",
+            "--network",
+            "again",
+            "skep-test",
+        ])?;
+        let errors = node.docker_ok(&["service", "ps", "--no-trunc", "--format", "{{.Error}}", &name])?;
+        ensure!(errors.trim().is_empty(), "round {round}: {errors}");
+        node.docker_ok(&["service", "rm", &name])?;
+        until("removal of the network", PATIENCE, || {
+            node.docker_ok(&["network", "rm", "again"]).map(Some)
+        })?;
+    }
     Ok(())
 }
 

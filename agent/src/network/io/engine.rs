@@ -43,6 +43,9 @@ pub enum EngineError {
     },
     #[error("this node has a network of its own named {network} already (driver {driver})")]
     Name { network: String, driver: String },
+    /// Passes when the last container of the removed network has gone.
+    #[error("a removed network in the way of {network} still has containers on this node")]
+    Leaving { network: String },
 }
 
 /// A twin as the Engine has it.
