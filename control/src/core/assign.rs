@@ -161,6 +161,8 @@ fn published(state: &ClusterState) -> Vec<PublishedItem> {
             tasks: Vec::new(),
             service_name: service.spec.annotations.name.clone(),
             ingress_vni: ingress.vni,
+            mode: IngressMode::Mesh as i32,
+            ingress_address: String::new(),
         };
         items.insert(&service.id, item);
     }

@@ -44,7 +44,7 @@ pub struct ItemChange {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Item {
-    #[prost(oneof = "ItemKind", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "ItemKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub kind: Option<ItemKind>,
 }
 
@@ -78,6 +78,9 @@ pub enum ItemKind {
     /// own
     #[prost(message, tag = "8")]
     Attachment(AttachmentItem),
+    /// mesh: one per ingress address.
+    #[prost(message, tag = "9")]
+    IngressAddress(IngressAddressItem),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -129,6 +132,53 @@ pub struct PublishedItem {
     /// VNI of the ingress network.
     #[prost(uint32, tag = "6")]
     pub ingress_vni: u32,
+    #[prost(enumeration = "IngressMode", tag = "7")]
+    pub mode: i32,
+    /// The ingress address that the ports answer on, without prefix length; empty: the nodes' own addresses and all ingress addresses
+    /// that no service asks for by name.
+    #[prost(string, tag = "8")]
+    pub ingress_address: String,
+}
+
+/// How a published port's packets travel (`skep.ingress.mode`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
+#[repr(i32)]
+pub enum IngressMode {
+    /// Any task; replies go back through the node the client came in through.
+    Mesh = 0,
+    /// Any task; replies leave from the task's node.
+    Dsr = 1,
+    /// Tasks of the node the client came in through only.
+    Local = 2,
+}
+
+/// An address of the swarm: who may hold it, and who decides which of them does. Who holds it now is no matter of the
+/// managers: the nodes agree on it by leases.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct IngressAddressItem {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// Committed, never reused: names the address in probes.
+    #[prost(uint32, tag = "2")]
+    pub index: u32,
+    /// CIDR text, e.g. `192.168.50.100/24`.
+    #[prost(string, tag = "3")]
+    pub address: String,
+    /// Interface that carries it on every owner; empty: the one with an address of the same subnet, else the data path's.
+    #[prost(string, tag = "4")]
+    pub interface: String,
+    /// Rises with every change of owners or observers.
+    #[prost(uint64, tag = "5")]
+    pub epoch: u64,
+    /// Indexes of the nodes that may hold it, best first.
+    #[prost(uint32, repeated, tag = "6")]
+    pub owners: Vec<u32>,
+    /// Indexes of the nodes whose majority grants the lease.
+    #[prost(uint32, repeated, tag = "7")]
+    pub observers: Vec<u32>,
+    /// Only the ports of services that ask for it by name answer on it.
+    #[prost(bool, tag = "8")]
+    pub dedicated: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -258,6 +308,7 @@ pub fn item_key(kind: &ItemKind) -> String {
         ItemKind::Endpoint(e) => format!("endpoint/{}/{}", e.network_id, e.id),
         ItemKind::Task(t) => format!("task/{}", t.id),
         ItemKind::Attachment(a) => format!("attachment/{}", a.id),
+        ItemKind::IngressAddress(a) => format!("ingress/{}", a.id),
     }
 }
 

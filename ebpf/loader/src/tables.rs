@@ -41,6 +41,29 @@ pub struct Tables {
     pub endpoints: Vec<EndpointEntry>,
     pub services: Vec<ServiceEntry>,
     pub published: Vec<PublishedEntry>,
+    pub ingress: Vec<IngressEntry>,
+}
+
+/// An address of the swarm on which published ports answer on whatever node its packets reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IngressEntry {
+    pub address: IpAddr,
+    /// Interface of this node that carries it: ARP for it is answered there while this node holds it. 0: none, this node cannot hold it.
+    pub ifindex: u32,
+    /// Only ports that name the address answer on it.
+    pub dedicated: bool,
+}
+
+/// How a published port's packets travel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum IngressMode {
+    /// Replies go back through the node the client came in through.
+    #[default]
+    Mesh,
+    /// Replies leave from the task's node.
+    Dsr,
+    /// Only tasks of the node the client came in through.
+    Local,
 }
 
 /// A node of the swarm, this one included.
@@ -119,6 +142,9 @@ pub struct PublishedEntry {
     pub algorithm: u32,
     /// VNI of the ingress network the tasks' addresses belong to.
     pub ingress_vni: u32,
+    pub mode: IngressMode,
+    /// The (dedicated) ingress address it answers on; `None`: own addresses and all ingress addresses that are not dedicated.
+    pub ingress_address: Option<IpAddr>,
     /// Empty: clients are refused at once.
     pub tasks: Vec<PublishedTask>,
 }

@@ -192,6 +192,8 @@ fn item(words: &[&str]) -> Result<ItemKind> {
             },
             tasks: tasks.iter().map(published_task).collect::<Result<_>>()?,
             ingress_vni: 4096,
+            mode: 0,
+            ingress_address: String::new(),
         }),
         _ => bail!("not understood: {words:?}"),
     })

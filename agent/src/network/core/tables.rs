@@ -11,8 +11,8 @@ use skep_control::model::{
     EndpointItem, Item, ItemKind, Items, NetworkItem, PortConfig, PublishMode, PublishedItem, ServiceItem,
 };
 use skep_ebpf_loader::{
-    EndpointEntry, LocalEndpoint, NetworkEntry, NodeEntry, PublishedEntry, PublishedTask, ServiceEntry,
-    Tables, UplinkEntry,
+    EndpointEntry, IngressMode, LocalEndpoint, NetworkEntry, NodeEntry, PublishedEntry, PublishedTask,
+    ServiceEntry, Tables, UplinkEntry,
 };
 
 use crate::network::core::ledger::{Local, parse_address};
@@ -281,8 +281,18 @@ fn published_entry(
         rows_log2,
         algorithm: published.rows.algorithm,
         ingress_vni: published.ingress_vni,
+        mode: mode_of(published),
+        ingress_address: parse_address(&published.ingress_address),
         tasks: tasks.collect(),
     }))
+}
+
+fn mode_of(published: &PublishedItem) -> IngressMode {
+    match published.mode() {
+        skep_control::model::IngressMode::Mesh => IngressMode::Mesh,
+        skep_control::model::IngressMode::Dsr => IngressMode::Dsr,
+        skep_control::model::IngressMode::Local => IngressMode::Local,
+    }
 }
 
 #[cfg(test)]

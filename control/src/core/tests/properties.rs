@@ -351,7 +351,8 @@ fn assert_need_to_know(state: &ClusterState, node_id: &str) {
             ItemKind::Endpoint(e) => assert!(hosted.contains(e.network_id.as_str())),
             ItemKind::Task(t) => assert_eq!(state.tasks[&t.id].node_id, node_id),
             ItemKind::Attachment(a) => assert_eq!(state.attachments[&a.id].node_id, node_id),
-            ItemKind::Swarm(_) | ItemKind::Peer(_) | ItemKind::Published(_) => {}
+            ItemKind::Swarm(_) | ItemKind::Peer(_) | ItemKind::Published(_) | ItemKind::IngressAddress(_) => {
+            }
         }
     }
     for task in own_tasks {

@@ -109,6 +109,8 @@ fn lab() -> Lab {
         rows_log2: 8,
         algorithm: rows::ALGORITHM,
         ingress_vni: INGRESS,
+        mode: IngressMode::Mesh,
+        ingress_address: None,
         tasks,
     };
     let task = |address, node| PublishedTask {

@@ -41,6 +41,8 @@ fn published(port: u16, algorithm: u32) -> PublishedEntry {
         rows_log2: 6,
         algorithm,
         ingress_vni: VNI,
+        mode: IngressMode::Mesh,
+        ingress_address: None,
         tasks: vec![PublishedTask {
             task_hash: 1,
             address: IpAddr::V4(address(3)),

@@ -18,6 +18,8 @@ fn published(tasks: &[(u8, u32)]) -> PublishedEntry {
         rows_log2: 12,
         algorithm: rows::ALGORITHM,
         ingress_vni: INGRESS,
+        mode: IngressMode::Mesh,
+        ingress_address: None,
         tasks: tasks
             .iter()
             .map(|(last, node)| PublishedTask {

@@ -84,6 +84,8 @@ fn published(port: u32) -> ItemKind {
         },
         tasks: vec![task("t1", 2), task("t2", 3)],
         ingress_vni: 4096,
+        mode: 0,
+        ingress_address: String::new(),
     })
 }
 
