@@ -38,7 +38,7 @@ use crate::network::io::nft::NftError;
 use crate::network::io::resolv_conf::{self, ResolvConfError};
 use crate::network::io::sysctl::SysctlError;
 use crate::network::keeper::{Keeper, Question, Sinks, Sources, datapath_config};
-use crate::probe::{self, Probe, ProbeConfig, ProbeError};
+use crate::probe::{self, Held, Probe, ProbeConfig, ProbeError, Sink};
 
 /// Where containers find the node's DNS: the same link-local address everywhere.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 53);
@@ -145,6 +145,19 @@ pub struct Network {
     making: Mutex<()>,
 }
 
+/// Marks reach the kernel through the keeper, and this node takes no address.
+struct KeeperOnly;
+
+impl Sink for KeeperOnly {
+    fn mark(&mut self, _: u32, _: bool) {}
+
+    fn lease(&mut self, _: u32, _: &Held, _: Option<u64>) {}
+
+    fn may_hold(&mut self, _: u32, _: bool) -> bool {
+        false
+    }
+}
+
 /// Brings the data plane up and keeps it equal to `desired`. Needs a multi-threaded runtime.
 ///
 /// # Errors
@@ -172,13 +185,13 @@ pub async fn start(
     let (dns_table, dns_tables) = watch::channel(Arc::default());
     let upstreams = resolv_conf::upstreams()?;
     let dns = skep_dns::Server::start((RESOLVER, DNS_PORT).into(), dns_tables, upstreams)?;
-    let (peers, peer_lists) = watch::channel(Arc::default());
+    let (watched_sender, watched) = watch::channel(Arc::default());
     let probe_config = ProbeConfig {
         bind: SocketAddr::new(address, probe::DEFAULT_PORT),
         self_index: config.self_index,
         key: config.probe_key,
     };
-    let probe = probe::start(probe_config, peer_lists)?;
+    let probe = probe::start(probe_config, watched, Box::new(KeeperOnly))?;
 
     let (applied_sender, applied) = watch::channel(0);
     let (problems_sender, problems) = watch::channel(Vec::new());
@@ -197,7 +210,7 @@ pub async fn start(
         applied: applied_sender,
         problems: problems_sender,
         dns: dns_table,
-        peers,
+        watched: watched_sender,
         mtu: mtu_sender,
     };
     let docker_socket = config.docker_socket.clone();
@@ -251,6 +264,11 @@ impl Network {
     /// By node index: `false` while several peers miss the node.
     pub fn alive(&self) -> watch::Receiver<Arc<BTreeMap<u32, bool>>> {
         self.probe.alive.clone()
+    }
+
+    /// By index of the ingress address: who holds it.
+    pub fn held(&self) -> watch::Receiver<Arc<BTreeMap<u32, Held>>> {
+        self.probe.held.clone()
     }
 
     /// Makes the Engine's local twin of an overlay network exist; answers its Engine network id.

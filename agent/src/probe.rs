@@ -12,4 +12,7 @@
 pub mod core;
 pub mod io;
 
-pub use io::socket::{DEFAULT_PORT, Peer, Probe, ProbeConfig, ProbeError, start};
+pub use core::held::{Held, Reason};
+pub use core::watched::{Lease, Peer, Watched};
+pub use io::sink::Sink;
+pub use io::socket::{DEFAULT_PORT, Probe, ProbeConfig, ProbeError, start};

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_control::model::{Item, ItemKind, Items};
+use skep_control::model::{ItemKind, Items};
 use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason, UplinkEntry};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
@@ -28,7 +28,7 @@ use crate::network::io::{iptables, nft, sysctl};
 use crate::network::{
     Desired, MAX_FLOWS, MESH_ADDRESS, MESH_VNI, MESH_VNI_FORWARDED, NetworkConfig, NetworkError, RESOLVER,
 };
-use crate::probe::{DEFAULT_PORT, Peer};
+use crate::probe::{DEFAULT_PORT, Lease, Peer, Watched};
 
 /// What nobody tells us (a flushed firewall, rules that dockerd made anew) is seen by looking.
 const TICK: Duration = Duration::from_secs(5);
@@ -67,7 +67,7 @@ pub struct Sinks {
     pub applied: watch::Sender<u64>,
     pub problems: watch::Sender<Vec<String>>,
     pub dns: watch::Sender<Arc<skep_dns::Table>>,
-    pub peers: watch::Sender<Arc<Vec<Peer>>>,
+    pub watched: watch::Sender<Arc<Watched>>,
     pub mtu: watch::Sender<u32>,
 }
 
@@ -208,8 +208,8 @@ impl Keeper {
         let dns = names::table(&tables::visible(&inputs), &[]);
         self.sinks.dns.send_replace(Arc::new(dns));
         self.sinks
-            .peers
-            .send_if_modified(|old| replace_if_new(old, peers(&desired.items)));
+            .watched
+            .send_if_modified(|old| replace_if_new(old, watched(&desired.items)));
         self.keep_firewall(desired, &locals, &held, look_around, problems)
             .await?;
         attached
@@ -412,18 +412,27 @@ pub fn datapath_config(config: &NetworkConfig, links: NodeLinks) -> DatapathConf
     }
 }
 
-fn peers(items: &Items) -> Arc<Vec<Peer>> {
-    let peers = items.values().filter_map(|Item { kind }| match kind {
-        Some(ItemKind::Peer(peer)) => {
-            let address = (parse_address(&peer.underlay)?, DEFAULT_PORT).into();
-            Some(Peer {
-                index: peer.index,
-                address,
-            })
+/// What the probes are told.
+fn watched(items: &Items) -> Arc<Watched> {
+    let mut watched = Watched::default();
+    for kind in items.values().filter_map(|item| item.kind.as_ref()) {
+        match kind {
+            ItemKind::Peer(peer) => watched
+                .peers
+                .extend(parse_address(&peer.underlay).map(|address| Peer {
+                    index: peer.index,
+                    address: (address, DEFAULT_PORT).into(),
+                })),
+            ItemKind::IngressAddress(item) => watched.leases.push(Lease {
+                index: item.index,
+                epoch: item.epoch,
+                owners: item.owners.clone(),
+                observers: item.observers.clone(),
+            }),
+            _ => {}
         }
-        _ => None,
-    });
-    Arc::new(peers.collect())
+    }
+    Arc::new(watched)
 }
 
 fn replace_if_new<T: PartialEq>(old: &mut T, new: T) -> bool {

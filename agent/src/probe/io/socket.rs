@@ -13,8 +13,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
+use crate::probe::core::held::Held;
 use crate::probe::core::judge::{INTERVAL, Judge};
 use crate::probe::core::message::{MAX_LEN, Message};
+use crate::probe::core::watched::{Peer, Watched};
+use crate::probe::io::sink::Sink;
 
 /// The UDP port of the probes unless told otherwise (the one of Swarm's gossip, which firewalls know).
 pub const DEFAULT_PORT: u16 = 7946;
@@ -38,13 +41,6 @@ pub struct ProbeConfig {
     pub key: [u8; 32],
 }
 
-/// Another node (this one may be in the list; it is left out).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peer {
-    pub index: u32,
-    pub address: SocketAddr,
-}
-
 /// Running probes; they stop when this is dropped.
 #[derive(Debug)]
 pub struct Probe {
@@ -52,6 +48,11 @@ pub struct Probe {
     pub alive: watch::Receiver<Arc<BTreeMap<u32, bool>>>,
     /// Latest round-trip time of every peer that has answered; renewed with each round of probes.
     pub rtt: watch::Receiver<Arc<BTreeMap<u32, Duration>>>,
+    /// By index of the lease: who holds the address.
+    pub held: watch::Receiver<Arc<BTreeMap<u32, Held>>>,
+    /// By node index: hashes of its tasks that it says have ended.
+    pub withdrawn: watch::Receiver<Arc<BTreeMap<u32, BTreeSet<u64>>>>,
+    self_index: u32,
     local_addr: SocketAddr,
     task: JoinHandle<()>,
 }
@@ -61,6 +62,17 @@ impl Probe {
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
+
+    /// Before a planned stop: hands every address that this node holds to the next owner. Returns when it holds none,
+    /// or at the deadline.
+    pub async fn hand_over_all(&self, deadline: Duration) {
+        let own = self.self_index;
+        let mut held = self.held.clone();
+        let free = held.wait_for(|held| held.values().all(|held| held.holder != Some(own)));
+        if !matches!(tokio::time::timeout(deadline, free).await, Ok(Ok(_))) {
+            warn!("not every address was handed over in time");
+        }
+    }
 }
 
 impl Drop for Probe {
@@ -69,13 +81,17 @@ impl Drop for Probe {
     }
 }
 
-/// Starts to probe whatever peers are in the channel. When its sender is gone the last list stays in force.
+/// Starts to watch whatever is in the channel. When its sender is gone the last value stays in force.
 ///
 /// Call it within a tokio runtime.
 ///
 /// # Errors
 /// When the address is not on this node or the port is taken.
-pub fn start(config: ProbeConfig, peers: watch::Receiver<Arc<Vec<Peer>>>) -> Result<Probe, ProbeError> {
+pub fn start(
+    config: ProbeConfig,
+    watched: watch::Receiver<Arc<Watched>>,
+    sink: Box<dyn Sink>,
+) -> Result<Probe, ProbeError> {
     let address = config.bind;
     let socket = bind(address).map_err(|source| ProbeError::Bind { address, source })?;
     let local_addr = socket.local_addr().unwrap_or(address);
@@ -84,6 +100,8 @@ pub fn start(config: ProbeConfig, peers: watch::Receiver<Arc<Vec<Peer>>>) -> Res
     let boot = rand::random::<u64>() | 1;
     let (alive_sender, alive) = watch::channel(Arc::default());
     let (rtt_sender, rtt) = watch::channel(Arc::default());
+    let (held_sender, held) = watch::channel(Arc::default());
+    let (withdrawn_sender, withdrawn) = watch::channel(Arc::default());
     let prober = Prober {
         socket,
         key: hmac::Key::new(hmac::HMAC_SHA256, &config.key),
@@ -93,11 +111,17 @@ pub fn start(config: ProbeConfig, peers: watch::Receiver<Arc<Vec<Peer>>>) -> Res
         next_round: Duration::ZERO,
         alive: alive_sender,
         rtt: rtt_sender,
+        _held: held_sender,
+        _withdrawn: withdrawn_sender,
+        sink,
     };
-    let task = tokio::spawn(prober.run(peers));
+    let task = tokio::spawn(prober.run(watched));
     Ok(Probe {
         alive,
         rtt,
+        held,
+        withdrawn,
+        self_index: config.self_index,
         local_addr,
         task,
     })
@@ -118,10 +142,13 @@ struct Prober {
     next_round: Duration,
     alive: watch::Sender<Arc<BTreeMap<u32, bool>>>,
     rtt: watch::Sender<Arc<BTreeMap<u32, Duration>>>,
+    _held: watch::Sender<Arc<BTreeMap<u32, Held>>>,
+    _withdrawn: watch::Sender<Arc<BTreeMap<u32, BTreeSet<u64>>>>,
+    sink: Box<dyn Sink>,
 }
 
 impl Prober {
-    async fn run(mut self, mut peers: watch::Receiver<Arc<Vec<Peer>>>) {
+    async fn run(mut self, mut peers: watch::Receiver<Arc<Watched>>) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // One byte more than a probe may have, so that a longer one is not mistaken for a valid one.
@@ -133,7 +160,7 @@ impl Prober {
                 changed = peers.changed(), if peers_open => match changed {
                     Ok(()) => {
                         let list = peers.borrow_and_update().clone();
-                        self.take_peers(&list);
+                        self.take_peers(&list.peers);
                     }
                     Err(_) => peers_open = false,
                 },
@@ -197,8 +224,9 @@ impl Prober {
         self.rtt.send_replace(Arc::new(self.judge.rtt()));
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         let alive = self.judge.alive();
+        let sink = &mut self.sink;
         self.alive.send_if_modified(|current| {
             if **current == alive {
                 return false;
@@ -206,6 +234,7 @@ impl Prober {
             for (index, is_alive) in &alive {
                 if current.get(index).is_some_and(|was| was != is_alive) {
                     info!(node = index, alive = is_alive, "peer mark changed");
+                    sink.mark(*index, *is_alive);
                 }
             }
             *current = Arc::new(alive);

@@ -4,9 +4,28 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
+struct Deaf;
+
+impl Sink for Deaf {
+    fn mark(&mut self, _: u32, _: bool) {}
+
+    fn lease(&mut self, _: u32, _: &Held, _: Option<u64>) {}
+
+    fn may_hold(&mut self, _: u32, _: bool) -> bool {
+        true
+    }
+}
+
+fn watched(peers: Vec<Peer>) -> Arc<Watched> {
+    Arc::new(Watched {
+        peers,
+        ..Watched::default()
+    })
+}
+
 struct Cluster {
     probes: BTreeMap<u32, Probe>,
-    peers: watch::Sender<Arc<Vec<Peer>>>,
+    peers: watch::Sender<Arc<Watched>>,
 }
 
 fn config(index: u32, key: [u8; 32]) -> ProbeConfig {
@@ -23,20 +42,23 @@ fn cluster(keys: &[(u32, [u8; 32])]) -> Cluster {
     let (peers, receiver) = watch::channel(Arc::default());
     let mut probes = BTreeMap::new();
     for (index, key) in keys {
-        probes.insert(*index, start(config(*index, *key), receiver.clone()).unwrap());
+        probes.insert(
+            *index,
+            start(config(*index, *key), receiver.clone(), Box::new(Deaf)).unwrap(),
+        );
     }
     let list = |(index, probe): (&u32, &Probe)| Peer {
         index: *index,
         address: probe.local_addr(),
     };
-    peers.send_replace(Arc::new(probes.iter().map(list).collect()));
+    peers.send_replace(watched(probes.iter().map(list).collect()));
     Cluster { probes, peers }
 }
 
 impl Cluster {
     async fn until(&mut self, index: u32, marked: &[u32]) {
         let probe = self.probes.get_mut(&index).unwrap();
-        let count = self.peers.borrow().len() - 1;
+        let count = self.peers.borrow().peers.len() - 1;
         let wait = probe.alive.wait_for(|alive| {
             let dead: Vec<u32> = alive
                 .iter()
@@ -73,7 +95,7 @@ async fn a_stopped_probe_is_marked_and_a_new_one_at_its_address_clears_the_mark(
         bind: address,
         ..config(3, key)
     };
-    let probe = start(again, cluster.peers.subscribe()).unwrap();
+    let probe = start(again, cluster.peers.subscribe(), Box::new(Deaf)).unwrap();
     cluster.probes.insert(3, probe);
     for index in 1..=3 {
         cluster.until(index, &[]).await;
@@ -99,11 +121,12 @@ async fn a_peer_that_is_removed_is_forgotten() {
     let list: Vec<Peer> = cluster
         .peers
         .borrow()
+        .peers
         .iter()
         .copied()
         .filter(|peer| peer.index != 3)
         .collect();
-    cluster.peers.send_replace(Arc::new(list));
+    cluster.peers.send_replace(watched(list));
     cluster.until(1, &[]).await;
     cluster.until_answered(1, &[2]).await;
 }
