@@ -1,11 +1,13 @@
 //! The flow table: look-up, state, promotion; and the ports of fragments.
 
-use aya_ebpf::bindings::BPF_ANY;
-use skep_ebpf_common::state::{advance, is_established, is_over};
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use skep_ebpf_common::state::{TCP, advance, is_established, is_over};
 use skep_ebpf_common::{Address, FLOW_MESH, FLOW_VIP, FlowKey, FlowValue, FragmentKey, FragmentValue};
 use skep_ebpf_programs::parse::{FORM_FIRST_FRAGMENT, FORM_LATER_FRAGMENT};
 
-use crate::maps::{FLOWS, FRAGMENTS, HALF_OPEN};
+use crate::maps::{
+    FLOWS, FLOWS_BEFORE, FRAGMENTS, FRAGMENTS_BEFORE, HALF_OPEN, HALF_OPEN_BEFORE, PRESSURE, moving,
+};
 use crate::work::Work;
 
 /// A flow found.
@@ -48,9 +50,18 @@ fn set_key(
 /// The flow of `work.key`.
 #[inline(always)]
 pub fn find(work: &Work) -> Option<Found> {
-    let (pointer, half_open) = match FLOWS.get_ptr_mut(&work.key) {
+    let found = look_up(&work.key);
+    if found.is_some() || moving() == 0 || adopt(&work.key) == 0 {
+        return found;
+    }
+    look_up(&work.key)
+}
+
+#[inline(always)]
+fn look_up(key: &FlowKey) -> Option<Found> {
+    let (pointer, half_open) = match FLOWS.get_ptr_mut(key) {
         Some(pointer) => (pointer, false),
-        None => (HALF_OPEN.get_ptr_mut(&work.key)?, true),
+        None => (HALF_OPEN.get_ptr_mut(key)?, true),
     };
     // SAFETY: the entry stays readable for this run even if it is removed meanwhile; fields are plain numbers.
     Some(Found {
@@ -59,9 +70,34 @@ pub fn find(work: &Work) -> Option<Found> {
     })
 }
 
-/// Writes `work.value` as a new flow of `work.key`. It may stand where one that is over stood.
+/// While flows move from the tables of another layout: one that user space has not copied yet comes with its next packet,
+/// so that no moment exists in which neither program knows it. 0: there is none.
+#[inline(never)]
+fn adopt(key: &FlowKey) -> u32 {
+    let (pointer, half_open) = match FLOWS_BEFORE.get_ptr(key) {
+        Some(pointer) => (pointer, false),
+        None => match HALF_OPEN_BEFORE.get_ptr(key) {
+            Some(pointer) => (pointer, true),
+            None => return 0,
+        },
+    };
+    // SAFETY: as in `look_up`; the helper copies it.
+    let value = unsafe { &*pointer };
+    let kept = !half_open && !is_over(value) && FLOWS.insert(key, value, u64::from(BPF_NOEXIST)).is_ok();
+    if !kept {
+        // Another CPU was first, or there is no room: the second look-up tells.
+        HALF_OPEN.insert(key, value, u64::from(BPF_NOEXIST)).unwrap_or(());
+    }
+    1
+}
+
+/// Writes `work.value` as a new flow of `work.key`. It may stand where one that is over stood. `false`: no room, or no
+/// room for it to become established.
 #[inline(always)]
 pub fn create(work: &mut Work) -> bool {
+    if work.headers.protocol == TCP && is_full(work.now_s) {
+        return false;
+    }
     work.value.forward = advance(0, work.headers.protocol, work.headers.tcp_flags);
     work.value.reverse = 0;
     work.value.last_seen_s = work.now_s;
@@ -75,32 +111,76 @@ pub fn create(work: &mut Work) -> bool {
         .is_ok()
 }
 
-/// Notes a packet from the client, and moves a flow that proved itself to where nothing evicts it. When that table is
-/// full the flow goes on as half-open.
+/// The table of established flows had no room for a flow within this second or the one before.
 #[inline(always)]
-pub fn touch_forward(work: &mut Work, found: &mut Found) {
+fn is_full(now_s: u32) -> bool {
+    PRESSURE
+        .get(0)
+        .is_some_and(|seen_s| now_s.wrapping_sub(*seen_s) <= 1)
+}
+
+/// Notes a packet from the client, and moves a flow that proved itself to where nothing evicts it. `false`: there is no room
+/// for it, and it is forgotten. A TCP flow left among the half-open ones would be evicted later, in the middle of
+/// somebody's work; UDP goes on there, for its table look-up gives the same task again.
+#[inline(always)]
+pub fn touch_forward(work: &mut Work, found: &mut Found) -> bool {
     let bits = advance(found.value.forward, work.headers.protocol, work.headers.tcp_flags);
     if bits != found.value.forward {
         found.value.forward = bits;
     }
     note_time(work, found.value);
-    if found.half_open && is_established(found.value) && !is_over(found.value) {
-        work.value = *found.value;
-        if FLOWS.insert(&work.key, &work.value, u64::from(BPF_ANY)).is_ok() {
-            // An entry left behind would only be shadowed until it is evicted.
-            HALF_OPEN.remove(&work.key).unwrap_or(());
-        }
+    if !found.half_open {
+        retire(work, found);
+        return true;
     }
+    if !is_established(found.value) || is_over(found.value) {
+        return true;
+    }
+    work.value = *found.value;
+    if FLOWS.insert(&work.key, &work.value, u64::from(BPF_ANY)).is_ok() {
+        // An entry left behind would only be shadowed until it is evicted.
+        HALF_OPEN.remove(&work.key).unwrap_or(());
+        return true;
+    }
+    if let Some(seen_s) = PRESSURE.get_ptr_mut(0) {
+        // SAFETY: one number that any CPU may write.
+        unsafe { *seen_s = work.now_s };
+    }
+    if work.headers.protocol != TCP {
+        return true;
+    }
+    HALF_OPEN.remove(&work.key).unwrap_or(());
+    false
 }
 
 /// Notes a packet from the task.
 #[inline(always)]
-pub fn touch_reverse(work: &Work, found: &mut Found) {
+pub fn touch_reverse(work: &mut Work, found: &mut Found) {
     let bits = advance(found.value.reverse, work.headers.protocol, work.headers.tcp_flags);
     if bits != found.value.reverse {
         found.value.reverse = bits;
     }
     note_time(work, found.value);
+    if !found.half_open {
+        retire(work, found);
+    }
+}
+
+/// A flow that is over waits for its last packets where others may evict it: many short connections must not fill the place
+/// of those that live. Nothing may be read from `found` afterwards.
+#[inline(always)]
+fn retire(work: &mut Work, found: &mut Found) {
+    if !is_over(found.value) {
+        return;
+    }
+    work.value = *found.value;
+    if HALF_OPEN
+        .insert(&work.key, &work.value, u64::from(BPF_ANY))
+        .is_ok()
+    {
+        // Another CPU may have removed it already.
+        FLOWS.remove(&work.key).unwrap_or(());
+    }
 }
 
 /// Two directions run on two CPUs: a line written by both for every packet would bounce between them.
@@ -126,8 +206,12 @@ pub fn fragment_ports(work: &mut Work) -> bool {
         protocol: u16::from(headers.protocol),
     };
     if headers.form == FORM_LATER_FRAGMENT {
-        // SAFETY: two plain numbers.
-        let Some(ports) = (unsafe { FRAGMENTS.get(&work.fragment) }) else {
+        // SAFETY, here and below: two plain numbers.
+        let mut ports = unsafe { FRAGMENTS.get(&work.fragment) };
+        if ports.is_none() && moving() != 0 {
+            ports = unsafe { FRAGMENTS_BEFORE.get(&work.fragment) };
+        }
+        let Some(ports) = ports else {
             return false;
         };
         work.headers.tuple.source_port_be = ports.source_port_be;

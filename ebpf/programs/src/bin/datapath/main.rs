@@ -18,6 +18,7 @@ mod verdict;
 mod vip;
 mod work;
 
+use aya_ebpf::bindings::TC_ACT_UNSPEC;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
@@ -27,6 +28,9 @@ use work::Work;
 
 #[inline(always)]
 fn run(context: TcContext, program: fn(&mut Skb, &mut Work) -> Code) -> i32 {
+    if maps::gated() != 0 && maps::GATE.get(0).is_none_or(|open| *open == 0) {
+        return TC_ACT_UNSPEC;
+    }
     let mut skb = Skb::new(context.skb.skb);
     let code = match work::scratch() {
         Some(work) => {

@@ -40,6 +40,19 @@ pub static FLOWS: HashMap<FlowKey, FlowValue> = HashMap::pinned(131_072, 0);
 pub static HALF_OPEN: LruHashMap<FlowKey, FlowValue> = LruHashMap::pinned(16_384, 0);
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue> = LruHashMap::pinned(8_192, 0);
+/// Tables of another layout while its flows move to these: see `flows::find`. Else they are empty, and nobody looks.
+#[map]
+pub static FLOWS_BEFORE: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(1, 0);
+#[map]
+pub static HALF_OPEN_BEFORE: HashMap<FlowKey, FlowValue> = HashMap::with_max_entries(1, 0);
+#[map]
+pub static FRAGMENTS_BEFORE: HashMap<FragmentKey, FragmentValue> = HashMap::with_max_entries(1, 0);
+/// 1: the programs of this layout work; while flows move and it is 0, those before them do.
+#[map]
+pub static GATE: Array<u32> = Array::pinned(1, 0);
+/// Second in which the table of established flows had no room last.
+#[map]
+pub static PRESSURE: Array<u32> = Array::pinned(1, 0);
 #[map]
 pub static DROPS: PerCpuArray<u64> = PerCpuArray::pinned(DROP_SLOTS, 0);
 #[map]
@@ -62,6 +75,12 @@ static MESH_VNI_FORWARDED: Global<u32> = Global::new(0);
 static RESOLVER_BE: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static MESH_ADDRESS_BE: Global<u32> = Global::new(0);
+/// Flows move here from another layout.
+#[unsafe(no_mangle)]
+static MOVING: Global<u32> = Global::new(0);
+/// Programs of another layout are behind these: they work until `GATE` opens.
+#[unsafe(no_mangle)]
+static GATED: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 static HOST_MAC: Global<[u8; 6]> = Global::new([0; 6]);
 
@@ -81,4 +100,6 @@ constant!(mesh_vni, MESH_VNI, u32);
 constant!(mesh_vni_forwarded, MESH_VNI_FORWARDED, u32);
 constant!(resolver_be, RESOLVER_BE, u32);
 constant!(mesh_address_be, MESH_ADDRESS_BE, u32);
+constant!(moving, MOVING, u32);
+constant!(gated, GATED, u32);
 constant!(host_mac, HOST_MAC, [u8; 6]);

@@ -197,7 +197,7 @@ fn deliver(skb: &mut Skb, work: &mut Work, column: usize, open: bool) -> Code {
         work.value.origin = work.origin as u8;
         work.value.return_node = work.entry;
         if !flows::create(work) {
-            return drop(DropReason::FlowTableFull);
+            return refuse(DropReason::FlowTableFull);
         }
     } else if let Some(mut found) = flows::find(work) {
         // The client may come in elsewhere now: an address moved, or a router above changed its mind.
@@ -205,8 +205,8 @@ fn deliver(skb: &mut Skb, work: &mut Work, column: usize, open: bool) -> Code {
             found.value.return_node = work.entry;
             found.value.origin = work.origin as u8;
         }
-        if work.headers.form != FORM_ERROR {
-            flows::touch_forward(work, &mut found);
+        if work.headers.form != FORM_ERROR && !flows::touch_forward(work, &mut found) {
+            return refuse(DropReason::FlowTableFull);
         }
     }
     work.to = Tuple {

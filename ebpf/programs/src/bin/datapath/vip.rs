@@ -44,7 +44,9 @@ pub fn forward(skb: &mut Skb, work: &mut Work, backends: u32) -> Code {
             if !(opens && (is_over(found.value) || !is_serving(work, found.value.task.words_be[3]))) =>
         {
             let task_be = found.value.task.words_be[3];
-            flows::touch_forward(work, &mut found);
+            if !flows::touch_forward(work, &mut found) {
+                return refuse(DropReason::FlowTableFull);
+            }
             set_forward(work, task_be);
         }
         _ if !opens => return refuse(DropReason::UnknownFlow),
@@ -58,7 +60,7 @@ pub fn forward(skb: &mut Skb, work: &mut Work, backends: u32) -> Code {
                 work.value.origin = 0;
                 work.value.return_node = 0;
                 if !flows::create(work) {
-                    return drop(DropReason::FlowTableFull);
+                    return refuse(DropReason::FlowTableFull);
                 }
                 set_forward(work, task_be);
             }
