@@ -119,7 +119,8 @@ pub struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(space: Space, testbox: PathBuf) -> Self {
+    /// A client in namespaces that are plugged in already.
+    pub fn new(space: Space, testbox: PathBuf) -> Self {
         Self { space, testbox }
     }
 

@@ -1,5 +1,8 @@
 //! Figures of a release build on this machine, beside the floor that Docker itself sets.
 
+pub mod ingress;
+mod statistics;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,7 @@
-//! `cargo xtask demo`: three nodes on this machine, driven by the stock docker CLI only.
+//! `cargo xtask demo`: three nodes on this machine, driven by the stock docker CLI only; `demo ingress` shows an
+//! address that outlives its node, with the `skep` command beside it.
 
+mod ingress;
 mod points;
 mod stage;
 
@@ -8,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use skep_tests::{Cluster, cluster};
 
 use crate::{build_ebpf, need_root, setup, step, test};
@@ -15,16 +18,26 @@ use stage::Stage;
 
 const LABEL: &str = "demo";
 
-/// Shows the six points and removes everything; with `keep` leaves a living swarm of three.
-pub fn run(keep: bool, release: bool) -> Result<()> {
+/// What is shown instead of the tour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    /// An address and the connections through it outlive the node that holds it.
+    Ingress,
+}
+
+/// Shows the points and removes everything; with `keep` leaves a living swarm of three.
+pub fn run(what: Option<What>, keep: bool, release: bool) -> Result<()> {
     need_root("the demo")?;
     setup::run(false)?;
     step::timed("build the eBPF programs", build_ebpf::run)?;
     let binary = test::build_agent(release)?;
-    let cluster = step::timed("start three nodes", || start(keep, binary))?;
-    let stage = Stage::new(&cluster);
+    let cluster = step::timed("start three nodes", || start(keep, binary.clone()))?;
+    let stage = Stage::new(&cluster, binary);
     stage.explain();
-    let result = points::show(&stage, keep);
+    let result = match what {
+        None => points::show(&stage, keep),
+        Some(What::Ingress) => ingress::show(&stage),
+    };
     stage.summary();
     match result {
         Ok(()) if keep => leave_running(cluster),

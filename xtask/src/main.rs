@@ -42,9 +42,15 @@ enum Command {
         release: bool,
     },
     /// Figures of a release build on this machine.
-    Bench,
+    Bench {
+        #[command(subcommand)]
+        what: Option<BenchOf>,
+    },
     /// Three nodes on this machine, driven by the stock docker CLI.
     Demo {
+        /// What to show instead of the tour.
+        #[arg(value_enum)]
+        what: Option<demo::What>,
         /// Leaves the cluster running.
         #[arg(long, conflicts_with = "down")]
         keep: bool,
@@ -57,15 +63,26 @@ enum Command {
     },
 }
 
+#[derive(Subcommand)]
+enum BenchOf {
+    /// Kills holders of an ingress address, beside keepalived.
+    Ingress(bench::ingress::Options),
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Setup { dry_run } => setup::run(dry_run),
         Command::BuildEbpf => build_ebpf::run(),
         Command::Lint => lint::run(),
         Command::Test { layers, release } => test::run(&layers, release),
-        Command::Bench => bench::run(),
+        Command::Bench { what: None } => bench::run(),
+        Command::Bench {
+            what: Some(BenchOf::Ingress(options)),
+        } => bench::ingress::run(&options),
         Command::Demo { down: true, .. } => demo::down(),
-        Command::Demo { keep, release, .. } => demo::run(keep, release),
+        Command::Demo {
+            what, keep, release, ..
+        } => demo::run(what, keep, release),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -89,6 +89,43 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// What only `bench ingress` needs, and only it installs.
+const BENCH_NEEDS: &[Need] = &[
+    Need {
+        what: "keepalived",
+        why: "the peer that moves an address, measured beside Skep",
+        packages: &["keepalived"],
+        is_there: || in_path("keepalived"),
+    },
+    Need {
+        what: "stress-ng",
+        why: "starves the nodes of CPU, to count marks that are wrong",
+        packages: &["stress-ng"],
+        is_there: || in_path("stress-ng"),
+    },
+];
+
+/// Installs what `bench ingress` needs beyond [`run`].
+pub fn for_bench() -> Result<()> {
+    step::timed("setup of the bench", || {
+        let missing: Vec<&Need> = BENCH_NEEDS.iter().filter(|need| !(need.is_there)()).collect();
+        say(&missing);
+        install_packages(&missing)?;
+        still_missing(BENCH_NEEDS)
+    })
+}
+
+fn say(missing: &[&Need]) {
+    for need in missing {
+        println!(
+            "    missing: {} ({}): apt-get install {}",
+            need.what,
+            need.why,
+            need.packages.join(" ")
+        );
+    }
+}
+
 /// Looks for each need and installs what is missing; with `dry_run` only says so.
 pub fn run(dry_run: bool) -> Result<()> {
     step::timed("setup", || {
@@ -99,14 +136,7 @@ pub fn run(dry_run: bool) -> Result<()> {
             println!("    nothing is missing");
             return Ok(());
         }
-        for need in &missing {
-            println!(
-                "    missing: {} ({}): apt-get install {}",
-                need.what,
-                need.why,
-                need.packages.join(" ")
-            );
-        }
+        say(&missing);
         if linker {
             println!(
                 "    missing: bpf-linker {BPF_LINKER} (links the eBPF programs): cargo install, about 2 minutes"
@@ -128,12 +158,12 @@ pub fn run(dry_run: bool) -> Result<()> {
         if deny {
             install_deny()?;
         }
-        still_missing()
+        still_missing(NEEDS)
     })
 }
 
-fn still_missing() -> Result<()> {
-    let left: Vec<&str> = NEEDS
+fn still_missing(needs: &[Need]) -> Result<()> {
+    let left: Vec<&str> = needs
         .iter()
         .filter(|need| !(need.is_there)())
         .map(|need| need.what)

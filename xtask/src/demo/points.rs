@@ -31,7 +31,7 @@ pub fn show(stage: &Stage<'_>, keep: bool) -> Result<()> {
     stage.point("6. Scale, remove, and everything is gone", || remove(stage))
 }
 
-fn swarm_of_three(stage: &Stage<'_>) -> Result<String> {
+pub fn swarm_of_three(stage: &Stage<'_>) -> Result<String> {
     let first = stage.cluster.node(1);
     stage.docker(
         first,

@@ -1,6 +1,8 @@
 //! Shows commands and their output as a user would see them, and keeps time.
 
 use std::cell::RefCell;
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -18,13 +20,15 @@ struct Point {
 
 pub struct Stage<'a> {
     pub cluster: &'a Cluster,
+    binary: PathBuf,
     points: RefCell<Vec<Point>>,
 }
 
 impl<'a> Stage<'a> {
-    pub fn new(cluster: &'a Cluster) -> Self {
+    pub fn new(cluster: &'a Cluster, binary: PathBuf) -> Self {
         Self {
             cluster,
+            binary,
             points: RefCell::new(Vec::new()),
         }
     }
@@ -44,7 +48,7 @@ impl<'a> Stage<'a> {
         );
     }
 
-    /// One of the six points; `work` says in a line what was shown.
+    /// One of the points; `work` says in a line what was shown.
     pub fn point(&self, title: &str, work: impl FnOnce() -> Result<String>) -> Result<()> {
         println!("\n=== {title}");
         let begin = Instant::now();
@@ -66,6 +70,32 @@ impl<'a> Stage<'a> {
             println!("{line}")
         })?;
         output.ok()
+    }
+
+    /// Runs the `skep` command against a node, shown; an error if it fails.
+    pub fn skep(&self, node: &Node, arguments: &[&str]) -> Result<String> {
+        let words: Vec<String> = arguments.iter().map(|word| quote(word)).collect();
+        println!("\n{}$ skep {}", node.name(), words.join(" "));
+        let text = self.skep_unseen(node, arguments)?;
+        println!("{text}");
+        Ok(text)
+    }
+
+    /// Runs the `skep` command against a node, not shown.
+    pub fn skep_unseen(&self, node: &Node, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).env("DOCKER_HOST", node.docker_host());
+        command::run(&mut command, DEADLINE)?.ok()
+    }
+
+    /// How to run `skep` by hand.
+    pub fn explain_skep(&self, node: &Node) {
+        println!(
+            "    {}$ skep ...  =  DOCKER_HOST={} {} ...",
+            node.name(),
+            node.docker_host(),
+            self.binary.display()
+        );
     }
 
     /// Shows a command of the outside client that is run in another way.
