@@ -181,6 +181,7 @@ pub async fn start(
         .ensure_node_links(config.data_path_port, mtu, MESH_ADDRESS, RESOLVER)
         .await?;
     let datapath = block_in_place(|| Datapath::open(datapath_config(&config, links)))?;
+    let liveness = datapath.liveness()?;
 
     let (dns_table, dns_tables) = watch::channel(Arc::default());
     let upstreams = resolv_conf::upstreams()?;
@@ -223,7 +224,9 @@ pub async fn start(
         sinks,
         guards: Guards::default(),
         firewall: String::new(),
-        marks: BTreeMap::new(),
+        // Marks outlive the agent that made them.
+        marks: liveness.marked()?.into_iter().map(|node| (node, false)).collect(),
+        liveness,
     };
     let keeper = tokio::spawn(keeper.run());
     driver.set_plane(Some(Plane {

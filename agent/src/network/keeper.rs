@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_control::model::{ItemKind, Items};
-use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason, UplinkEntry};
+use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason, Liveness, UplinkEntry};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -76,6 +76,7 @@ pub struct Keeper {
     pub config: NetworkConfig,
     pub driver: Driver,
     pub datapath: Datapath,
+    pub liveness: Liveness,
     pub links: NodeLinks,
     pub sources: Sources,
     pub sinks: Sinks,
@@ -204,7 +205,6 @@ impl Keeper {
         let attached = failed.try_for_each(|(ifindex, reason)| {
             self.not_attached(ifindex, reason, &locals, &snapshot, problems)
         });
-        self.marks = alive.as_ref().clone();
         let dns = names::table(&tables::visible(&inputs), &[]);
         self.sinks.dns.send_replace(Arc::new(dns));
         self.sinks
@@ -238,15 +238,18 @@ impl Keeper {
         Ok(())
     }
 
-    /// The fast path of liveness: one entry, before the whole pass.
+    /// Before the whole pass: look-ups in the kernel skip a node that is gone.
     fn mark(&mut self, alive: &BTreeMap<u32, bool>) {
         for (&node, &mark) in alive {
-            if self.marks.get(&node).copied().unwrap_or(true) != mark {
-                // A node the kernel does not know yet comes with the tables that follow.
-                match self.datapath.set_alive(node, mark) {
-                    Ok(()) => tracing::info!(node, alive = mark, "node marked"),
-                    Err(error) => tracing::debug!(node, %error, "node not marked"),
+            if self.marks.get(&node).copied().unwrap_or(true) == mark {
+                continue;
+            }
+            match self.liveness.mark(node, mark) {
+                Ok(()) => {
+                    tracing::info!(node, alive = mark, "node marked");
+                    self.marks.insert(node, mark);
                 }
+                Err(error) => tracing::warn!(node, %error, "node not marked"),
             }
         }
     }

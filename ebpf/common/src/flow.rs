@@ -36,6 +36,11 @@ pub const ORIGIN_UPLINK: u8 = 1;
 /// `FlowValue::origin`: the client is the return node itself.
 pub const ORIGIN_HOST: u8 = 2;
 
+/// `FlowValue::flags`: replies leave from the task's node.
+pub const FLOW_DSR: u8 = 1;
+/// `FlowValue::flags`: an ingress address was dialed; replies leave through whoever holds it.
+pub const FLOW_INGRESS: u8 = 2;
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowValue {
@@ -49,7 +54,8 @@ pub struct FlowValue {
     pub forward: u8,
     pub reverse: u8,
     pub origin: u8,
-    pub pad: u8,
+    /// `FLOW_` bits.
+    pub flags: u8,
     /// Node the client's last packet came in through.
     pub return_node: u32,
     /// Seconds of CLOCK_MONOTONIC.

@@ -21,4 +21,4 @@ pub use tables::*;
 pub use verdict::*;
 
 /// Version of the layout of all maps; part of the pin directory's name.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;

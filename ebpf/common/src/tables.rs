@@ -113,14 +113,46 @@ pub struct BackendValue {
 #[repr(C)]
 pub struct NodeValue {
     pub underlay: Address,
-    pub alive: u32,
-    pub spare: u32,
+    pub spare: [u32; 2],
 }
 
-/// `PUBLISHED`: by protocol and port.
+/// `OwnAddressValue::flags`: an address of the swarm, not of this node alone.
+pub const OWN_INGRESS: u32 = 1;
+/// `OwnAddressValue::flags`: only ports that name the address answer on it.
+pub const OWN_DEDICATED: u32 = 2;
+
+/// `OWN_ADDRESSES`: by address, what clients may dial at this node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct OwnAddressValue {
+    /// Where packets with it as source leave; 0: wherever the route to the client leads.
+    pub ifindex: u32,
+    pub flags: u32,
+    /// Of that interface, for the answers to ARP.
+    pub mac: [u8; 6],
+    pub pad: u16,
+}
+
+/// `HOLDERS`: by ingress address, who answers for it now. Written from the probes' thread.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HolderValue {
+    /// 0: nobody known.
+    pub node: u32,
+    pub pad: u32,
+    /// Nanoseconds of CLOCK_MONOTONIC until which this node is the holder; 0: it is not.
+    pub until_ns: u64,
+}
+
+/// How long the node's stack keeps an ingress address once its lease is over: the valid lifetime it is added with.
+pub const STACK_KEEPS_NS: u64 = 10_000_000_000;
+
+/// `PUBLISHED`: by protocol and port, and for a port that names its ingress address by that.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct PublishedKey {
+    /// None: own addresses, and all ingress addresses that are not dedicated.
+    pub address: Address,
     pub protocol: u16,
     pub port_be: u16,
 }
@@ -139,8 +171,12 @@ pub struct PublishedValue {
     pub algorithm: u32,
     pub target_port_be: u16,
     pub pad: u16,
-    pub spare: u32,
+    /// `PUBLISHED_` bits.
+    pub flags: u32,
 }
+
+/// `PublishedValue::flags`: replies leave from the task's node.
+pub const PUBLISHED_DSR: u32 = 1;
 
 /// Ranks whose order is part of the row algorithm.
 pub const RANKS: usize = 3;
@@ -180,6 +216,9 @@ const _: () = assert!(size_of::<EndpointValue>() == 40);
 const _: () = assert!(size_of::<NetworkValue>() == 56);
 const _: () = assert!(size_of::<PublishedValue>() == 40);
 const _: () = assert!(size_of::<Row>() == 8);
+const _: () = assert!(size_of::<OwnAddressValue>() == 16);
+const _: () = assert!(size_of::<HolderValue>() == 16);
+const _: () = assert!(size_of::<PublishedKey>() == 20);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -205,6 +244,8 @@ mod pod {
         BackendKey,
         BackendValue,
         NodeValue,
+        OwnAddressValue,
+        HolderValue,
         PublishedKey,
         PublishedValue,
         Row,

@@ -1,6 +1,7 @@
 //! The data plane of one node as its agent sees it.
 
 mod flows;
+mod liveness;
 mod publish;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +9,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use aya::Ebpf;
-use skep_ebpf_common::{Config, DropReason, LAYOUT, NodeValue, PublishedKey};
+pub use liveness::Liveness;
+use skep_ebpf_common::{Config, DropReason, LAYOUT, PublishedKey};
 
 use crate::core::contents::{Contents, contents};
 use crate::io::attach::{self, AttachError, Hook, Place, Program};
@@ -36,8 +38,6 @@ pub enum DatapathError {
     Attach(#[from] AttachError),
     #[error(transparent)]
     TestRun(#[from] TestRunError),
-    #[error("node {0} is not in the tables")]
-    NoSuchNode(u32),
     #[error("read the monotonic clock: {0}")]
     Clock(#[source] std::io::Error),
     #[error("{} pins could not be removed, first: {first}", more + 1)]
@@ -158,7 +158,8 @@ impl Datapath {
     /// that cannot be attached and ports that cannot be published are no error but stand in the report.
     pub fn sync(&mut self, tables: &Tables) -> Result<SyncReport, DatapathError> {
         let mut report = SyncReport::default();
-        let wanted = contents(tables, &self.maps.endpoints.held);
+        let macs = macs(tables, &mut report);
+        let wanted = contents(tables, &self.maps.endpoints.held, &macs);
         report.written += self.add(&wanted)?;
         self.publish(tables, &mut report)?;
         self.place(tables, &mut report)?;
@@ -196,6 +197,7 @@ impl Datapath {
 
     fn prune(&mut self, wanted: &Contents) -> Result<usize, DatapathError> {
         let maps = &mut self.maps;
+        maps.unmark_all_but(&wanted.nodes)?;
         Ok(maps.own_addresses.prune(&wanted.own_addresses)?
             + maps.interfaces.prune(&wanted.interfaces)?
             + maps.sources.prune(&wanted.sources)?
@@ -216,6 +218,11 @@ impl Datapath {
             program: Program::Uplink,
             ifindex: u.ifindex,
         }));
+        let ingress = tables.ingress.iter().filter(|entry| entry.ifindex != 0);
+        wanted.extend(ingress.map(|entry| Place {
+            program: Program::Uplink,
+            ifindex: entry.ifindex,
+        }));
         let missing: Vec<Place> = wanted.difference(&self.attached).copied().collect();
         for place in missing {
             match attach::attach(&mut self.object, &self.pins, place, self.hook) {
@@ -231,31 +238,6 @@ impl Datapath {
             attach::detach(&self.pins, place, self.hook)?;
             self.attached.remove(&place);
             report.detached.push(place.ifindex);
-        }
-        Ok(())
-    }
-
-    /// Marks a node as answering or not, without a full sync.
-    ///
-    /// # Errors
-    /// When the map cannot be written or holds no such node.
-    pub fn set_alive(&mut self, node: u32, alive: bool) -> Result<(), DatapathError> {
-        let held = self
-            .maps
-            .nodes
-            .held
-            .get(&node)
-            .copied()
-            .ok_or(DatapathError::NoSuchNode(node))?;
-        let wanted = u32::from(alive);
-        if held.alive != wanted {
-            self.maps.nodes.write(
-                node,
-                NodeValue {
-                    alive: wanted,
-                    ..held
-                },
-            )?;
         }
         Ok(())
     }
@@ -340,4 +322,19 @@ impl Datapath {
             }),
         }
     }
+}
+
+/// MAC addresses of the interfaces of ingress addresses, read anew each time: they change with bonds and bridges.
+fn macs(tables: &Tables, report: &mut SyncReport) -> BTreeMap<u32, [u8; 6]> {
+    let interfaces: BTreeSet<u32> = tables.ingress.iter().map(|entry| entry.ifindex).collect();
+    let mut macs = BTreeMap::new();
+    for ifindex in interfaces.into_iter().filter(|ifindex| *ifindex != 0) {
+        match device::mac(ifindex) {
+            Ok(mac) => {
+                macs.insert(ifindex, mac);
+            }
+            Err(error) => report.failed.push((ifindex, error.to_string())),
+        }
+    }
+    macs
 }

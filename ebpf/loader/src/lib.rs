@@ -9,7 +9,7 @@ mod io;
 mod tables;
 
 pub use crate::core::rows;
-pub use datapath::{Datapath, DatapathError};
+pub use datapath::{Datapath, DatapathError, Liveness};
 pub use io::attach::{Hook, Program};
 pub use io::kernel::{check_kernel, hook as hook_of_kernel};
 pub use io::test_run::{TestOutcome, TestPacket, Verdict};

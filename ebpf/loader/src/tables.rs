@@ -72,8 +72,6 @@ pub struct NodeEntry {
     pub index: u32,
     /// Outer address of its VXLAN packets.
     pub underlay: IpAddr,
-    /// `false`: several peers miss it, look-ups skip its tasks.
-    pub alive: bool,
 }
 
 /// An interface through which outside clients reach this node.

@@ -148,7 +148,6 @@ fn node_entries(inputs: &Inputs<'_>) -> Vec<NodeEntry> {
         Some(NodeEntry {
             index: peer.index,
             underlay: parse_address(&peer.underlay)?,
-            alive: inputs.is_alive(peer.index),
         })
     });
     entries.collect()

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use skep_ebpf_common::{
     Address, BackendKey, BackendValue, ENDPOINT_CONTAINER, ENDPOINT_SERVING, ENDPOINT_VIP, EndpointKey,
-    EndpointValue, InterfaceValue, NETWORK_INGRESS, NETWORK_INTERNAL, NetworkValue, NodeValue, SourceKey,
-    SourceValue, TASK_DRAINING, TaskValue,
+    EndpointValue, InterfaceValue, NETWORK_INGRESS, NETWORK_INTERNAL, NetworkValue, NodeValue, OWN_DEDICATED,
+    OWN_INGRESS, OwnAddressValue, SourceKey, SourceValue, TASK_DRAINING, TaskValue,
 };
 
 use crate::core::rows::Candidate;
@@ -18,7 +18,7 @@ use crate::tables::{EndpointEntry, NetworkEntry, PublishedEntry, Tables};
 pub struct Contents {
     pub nodes: BTreeMap<u32, NodeValue>,
     pub peers: BTreeMap<Address, u32>,
-    pub own_addresses: BTreeMap<Address, u32>,
+    pub own_addresses: BTreeMap<Address, OwnAddressValue>,
     pub networks: BTreeMap<u32, NetworkValue>,
     pub endpoints: BTreeMap<EndpointKey, EndpointValue>,
     pub backends: BTreeMap<BackendKey, BackendValue>,
@@ -27,8 +27,12 @@ pub struct Contents {
 }
 
 /// `held`: endpoints as the map has them now. A task that left its service's list keeps its VIP as long as the endpoint
-/// and the VIP exist, so that the flows it drains are still translated back.
-pub fn contents(tables: &Tables, held: &BTreeMap<EndpointKey, EndpointValue>) -> Contents {
+/// and the VIP exist, so that the flows it drains are still translated back. `macs`: of the interfaces of ingress addresses.
+pub fn contents(
+    tables: &Tables,
+    held: &BTreeMap<EndpointKey, EndpointValue>,
+    macs: &BTreeMap<u32, [u8; 6]>,
+) -> Contents {
     let mut contents = Contents::default();
     for node in &tables.nodes {
         let underlay = address(node.underlay);
@@ -36,20 +40,41 @@ pub fn contents(tables: &Tables, held: &BTreeMap<EndpointKey, EndpointValue>) ->
             node.index,
             NodeValue {
                 underlay,
-                alive: u32::from(node.alive),
-                spare: 0,
+                spare: [0; 2],
             },
         );
         contents.peers.insert(underlay, node.index);
     }
-    for uplink in &tables.uplinks {
-        contents
-            .own_addresses
-            .extend(uplink.addresses.iter().map(|a| (address(*a), uplink.ifindex)));
-    }
+    contents.own_addresses = own_addresses(tables, macs);
     contents.networks = tables.networks.iter().map(|n| (n.vni, network(n))).collect();
     add_endpoints(&mut contents, tables, held);
     contents
+}
+
+/// The holder of an ingress address has it on its interface: it stays the swarm's. Without a MAC address the interface is
+/// not there, and the node cannot hold.
+fn own_addresses(tables: &Tables, macs: &BTreeMap<u32, [u8; 6]>) -> BTreeMap<Address, OwnAddressValue> {
+    let own = tables.uplinks.iter().flat_map(|uplink| {
+        let value = OwnAddressValue {
+            ifindex: uplink.ifindex,
+            ..OwnAddressValue::default()
+        };
+        uplink.addresses.iter().map(move |a| (address(*a), value))
+    });
+    let ingress = tables.ingress.iter().map(|entry| {
+        let (ifindex, mac) = macs
+            .get(&entry.ifindex)
+            .map_or((0, [0; 6]), |mac| (entry.ifindex, *mac));
+        let dedicated = if entry.dedicated { OWN_DEDICATED } else { 0 };
+        let value = OwnAddressValue {
+            ifindex,
+            flags: OWN_INGRESS | dedicated,
+            mac,
+            pad: 0,
+        };
+        (address(entry.address), value)
+    });
+    own.chain(ingress).collect()
 }
 
 fn add_endpoints(contents: &mut Contents, tables: &Tables, held: &BTreeMap<EndpointKey, EndpointValue>) {
@@ -253,7 +278,7 @@ fn key(network: u32, ip: IpAddr) -> EndpointKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tables::{LocalEndpoint, ServiceEntry};
+    use crate::tables::{IngressEntry, LocalEndpoint, ServiceEntry, UplinkEntry};
     use std::net::Ipv4Addr;
 
     fn ip(last: u8) -> IpAddr {
@@ -287,18 +312,22 @@ mod tests {
         }
     }
 
+    fn made(tables: &Tables, held: &BTreeMap<EndpointKey, EndpointValue>) -> Contents {
+        contents(tables, held, &BTreeMap::new())
+    }
+
     #[test]
     fn a_withdrawn_task_keeps_its_vip_while_it_drains() {
-        let before = contents(&tables(vec![ip(3), ip(4)]), &BTreeMap::new());
+        let before = made(&tables(vec![ip(3), ip(4)]), &BTreeMap::new());
         assert_eq!(before.endpoints[&key(4097, ip(2))].backends, 2);
-        let after = contents(&tables(vec![ip(4)]), &before.endpoints);
+        let after = made(&tables(vec![ip(4)]), &before.endpoints);
         let endpoint = after.endpoints[&key(4097, ip(3))];
         assert_eq!((endpoint.vip, endpoint.flags), (address(ip(2)), 0));
         assert_eq!(after.sources.values().next().map(|s| s.vip), Some(address(ip(2))));
         let mut gone = tables(vec![]);
         gone.services.clear();
         assert!(
-            contents(&gone, &after.endpoints).endpoints[&key(4097, ip(3))]
+            made(&gone, &after.endpoints).endpoints[&key(4097, ip(3))]
                 .vip
                 .is_none()
         );
@@ -306,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_backend_without_an_endpoint_is_left_out() {
-        let contents = contents(&tables(vec![ip(3), ip(99)]), &BTreeMap::new());
+        let contents = made(&tables(vec![ip(3), ip(99)]), &BTreeMap::new());
         assert_eq!(contents.endpoints[&key(4097, ip(2))].backends, 1);
         assert_eq!(contents.backends.len(), 1);
     }
@@ -317,5 +346,37 @@ mod tests {
         let v6: IpAddr = "fd00::1".parse().expect("an address");
         assert_eq!(address(v6).to_v4(), None);
         assert_eq!(address(v6).words_be[0], 0xfd00_0000_u32.to_be());
+    }
+
+    #[test]
+    fn an_ingress_address_stays_the_swarms_on_its_holder() {
+        let all = Tables {
+            uplinks: vec![UplinkEntry {
+                ifindex: 2,
+                addresses: vec![ip(1), ip(100)],
+            }],
+            ingress: vec![
+                IngressEntry {
+                    address: ip(100),
+                    ifindex: 2,
+                    dedicated: false,
+                },
+                IngressEntry {
+                    address: ip(101),
+                    ifindex: 9,
+                    dedicated: true,
+                },
+            ],
+            ..Tables::default()
+        };
+        let own = contents(&all, &BTreeMap::new(), &BTreeMap::from([(2, [7; 6])])).own_addresses;
+        assert_eq!(own[&address(ip(1))].flags, 0);
+        let shared = own[&address(ip(100))];
+        assert_eq!(
+            (shared.ifindex, shared.flags, shared.mac),
+            (2, OWN_INGRESS, [7; 6])
+        );
+        let gone = own[&address(ip(101))];
+        assert_eq!((gone.ifindex, gone.flags), (0, OWN_INGRESS | OWN_DEDICATED));
     }
 }

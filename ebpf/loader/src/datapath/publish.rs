@@ -60,7 +60,7 @@ impl Datapath {
             algorithm: entry.algorithm,
             target_port_be: entry.target_port.to_be(),
             pad: 0,
-            spare: 0,
+            flags: 0,
         };
         self.maps.published.write(key, value)?;
         self.published.insert(key, entry.clone());
@@ -96,6 +96,7 @@ impl Datapath {
 
 fn published_key(entry: &PublishedEntry) -> PublishedKey {
     PublishedKey {
+        address: skep_ebpf_common::Address::default(),
         protocol: u16::from(entry.protocol.number()),
         port_be: entry.published_port.to_be(),
     }

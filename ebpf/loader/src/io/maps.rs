@@ -55,27 +55,13 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
     }
 
     pub fn write(&mut self, key: K, value: V) -> Result<(), MapsError> {
-        self.map
-            .insert(key, value, 0)
-            .map_err(|source| MapsError::Write {
-                map: self.name,
-                source,
-            })?;
+        insert(&mut self.map, self.name, key, value)?;
         self.held.insert(key, value);
         Ok(())
     }
 
     pub fn remove(&mut self, key: &K) -> Result<(), MapsError> {
-        match self.map.remove(key) {
-            Ok(()) | Err(MapError::KeyNotFound) => {}
-            Err(source) if is_absent(&source) => {}
-            Err(source) => {
-                return Err(MapsError::Remove {
-                    map: self.name,
-                    source,
-                });
-            }
-        }
+        remove(&mut self.map, self.name, key)?;
         self.held.remove(key);
         Ok(())
     }
@@ -136,15 +122,46 @@ impl Flows {
 
     /// Forgets a flow; one that is gone already is fine.
     pub fn remove(&mut self, key: &FlowKey) -> Result<(), MapsError> {
-        match self.map.remove(key) {
-            Ok(()) => Ok(()),
-            Err(error) if is_absent(&error) => Ok(()),
-            Err(source) => Err(MapsError::Remove {
-                map: self.name,
-                source,
-            }),
-        }
+        remove(&mut self.map, self.name, key)
     }
+}
+
+/// A second handle to a map that is pinned.
+pub fn open_pinned<K: Pod, V: Pod>(
+    pins: &Path,
+    name: &'static str,
+) -> Result<HashMap<MapData, K, V>, MapsError> {
+    MapData::from_pin(pins.join(name))
+        .and_then(|data| Map::HashMap(data).try_into())
+        .map_err(|source| MapsError::Open { map: name, source })
+}
+
+pub fn insert<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    name: &'static str,
+    key: K,
+    value: V,
+) -> Result<(), MapsError> {
+    map.insert(key, value, 0)
+        .map_err(|source| MapsError::Write { map: name, source })
+}
+
+/// An entry that is gone already is fine.
+pub fn remove<K: Pod, V: Pod>(
+    map: &mut HashMap<MapData, K, V>,
+    name: &'static str,
+    key: &K,
+) -> Result<(), MapsError> {
+    match map.remove(key) {
+        Err(source) if !is_absent(&source) => Err(MapsError::Remove { map: name, source }),
+        _ => Ok(()),
+    }
+}
+
+pub fn keys<K: Pod, V: Pod>(map: &HashMap<MapData, K, V>, name: &'static str) -> Result<Vec<K>, MapsError> {
+    map.keys()
+        .collect::<Result<_, MapError>>()
+        .map_err(|source| MapsError::Read { map: name, source })
 }
 
 fn is_absent(error: &MapError) -> bool {
@@ -156,7 +173,7 @@ fn is_absent(error: &MapError) -> bool {
 }
 
 /// Names of the pinned maps that user space reads or writes, with the sizes of their keys and values.
-const SIZES: [(&str, usize, usize); 15] = [
+const SIZES: [(&str, usize, usize); 17] = [
     size::<u32, InterfaceValue>("INTERFACES"),
     size::<SourceKey, SourceValue>("SOURCES"),
     size::<u32, NetworkValue>("NETWORKS"),
@@ -164,7 +181,9 @@ const SIZES: [(&str, usize, usize); 15] = [
     size::<BackendKey, BackendValue>("BACKENDS"),
     size::<u32, NodeValue>("NODES"),
     size::<Address, u32>("PEERS"),
-    size::<Address, u32>("OWN_ADDRESSES"),
+    size::<u32, u32>("MARKS"),
+    size::<Address, HolderValue>("HOLDERS"),
+    size::<Address, OwnAddressValue>("OWN_ADDRESSES"),
     size::<PublishedKey, PublishedValue>("PUBLISHED"),
     size::<u32, Row>("ROWS"),
     size::<u32, TaskValue>("TASKS"),
@@ -205,7 +224,8 @@ pub struct Maps {
     pub backends: Table<BackendKey, BackendValue>,
     pub nodes: Table<u32, NodeValue>,
     pub peers: Table<Address, u32>,
-    pub own_addresses: Table<Address, u32>,
+    marks: HashMap<MapData, u32, u32>,
+    pub own_addresses: Table<Address, OwnAddressValue>,
     pub published: Table<PublishedKey, PublishedValue>,
     pub flows: Flows,
     pub half_open: Flows,
@@ -225,6 +245,7 @@ impl Maps {
             backends: Table::open(object, "BACKENDS")?,
             nodes: Table::open(object, "NODES")?,
             peers: Table::open(object, "PEERS")?,
+            marks: open(object, "MARKS")?,
             own_addresses: Table::open(object, "OWN_ADDRESSES")?,
             published: Table::open(object, "PUBLISHED")?,
             flows: Flows::open(object, "FLOWS")?,
@@ -234,6 +255,14 @@ impl Maps {
             drops: open(object, "DROPS")?,
             counters: open(object, "COUNTERS")?,
         })
+    }
+
+    /// Nodes that leave the tables take their marks along; one that the tables do not know yet keeps its own.
+    pub fn unmark_all_but(&mut self, nodes: &BTreeMap<u32, NodeValue>) -> Result<(), MapsError> {
+        for node in self.nodes.held.keys().filter(|node| !nodes.contains_key(node)) {
+            remove(&mut self.marks, "MARKS", node)?;
+        }
+        Ok(())
     }
 
     pub fn write_rows(&mut self, base: u32, rows: &[Row]) -> Result<(), MapsError> {

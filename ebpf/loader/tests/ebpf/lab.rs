@@ -114,6 +114,11 @@ impl Node {
         self.space.run(|| action(datapath))
     }
 
+    /// What a node's probes write.
+    pub fn liveness(&mut self) -> Liveness {
+        self.with(|d| d.liveness()).expect("pinned maps")
+    }
+
     pub fn drops(&mut self, reason: DropReason) -> u64 {
         let drops = self.with(|d| d.drops()).expect("drops");
         drops
@@ -194,7 +199,6 @@ impl Lab {
             .map(|index| NodeEntry {
                 index,
                 underlay: IpAddr::V4(node_address(index)),
-                alive: true,
             })
             .collect();
         lab

@@ -105,7 +105,7 @@ fn a_dead_node_is_passed_over_and_flows_survive_a_new_agent() {
         .expect("connect");
     let (mut served, _) = listener.accept().expect("accept");
     for at in 0..3 {
-        lab.nodes[at].with(|d| d.set_alive(2, false)).expect("mark");
+        lab.nodes[at].liveness().mark(2, false).expect("mark");
     }
     for _ in 0..16 {
         let said = ask(&lab.client, node_address(3), 8080).expect("published");

@@ -101,7 +101,6 @@ pub fn create(work: &mut Work) -> bool {
     work.value.forward = advance(0, work.headers.protocol, work.headers.tcp_flags);
     work.value.reverse = 0;
     work.value.last_seen_s = work.now_s;
-    work.value.pad = 0;
     work.value.spare = [0; 2];
     if FLOWS.get_ptr_mut(&work.key).is_some() && FLOWS.remove(&work.key).is_err() {
         return false;

@@ -23,9 +23,14 @@ pub static NODES: HashMap<u32, NodeValue> = HashMap::pinned(16_384, BPF_F_NO_PRE
 /// Outer source address to node index.
 #[map]
 pub static PEERS: HashMap<Address, u32> = HashMap::pinned(16_384, BPF_F_NO_PREALLOC);
-/// Own address to the interface it is on.
+/// Nodes that are gone. Written from the probes' thread.
 #[map]
-pub static OWN_ADDRESSES: HashMap<Address, u32> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+pub static MARKS: HashMap<u32, u32> = HashMap::pinned(16_384, BPF_F_NO_PREALLOC);
+#[map]
+pub static HOLDERS: HashMap<Address, HolderValue> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
+/// Addresses of this node and of the swarm.
+#[map]
+pub static OWN_ADDRESSES: HashMap<Address, OwnAddressValue> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 #[map]
 pub static PUBLISHED: HashMap<PublishedKey, PublishedValue> = HashMap::pinned(16_384, BPF_F_NO_PREALLOC);
 #[map]
@@ -103,3 +108,10 @@ constant!(mesh_address_be, MESH_ADDRESS_BE, u32);
 constant!(moving, MOVING, u32);
 constant!(gated, GATED, u32);
 constant!(host_mac, HOST_MAC, [u8; 6]);
+
+/// Do the probes miss this node?
+#[inline(always)]
+pub fn is_marked(node: u32) -> bool {
+    // SAFETY: only its presence matters.
+    unsafe { MARKS.get(node) }.is_some()
+}

@@ -13,7 +13,7 @@ use skep_ebpf_programs::translate::translate;
 use crate::container::{gateway_of, mesh_mac};
 use crate::flows;
 use crate::maps::{
-    ENDPOINTS, NETWORKS, NODES, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac,
+    ENDPOINTS, NETWORKS, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac, is_marked,
     mesh_address_be, mesh_vni, mesh_vni_forwarded, node,
 };
 use crate::send::{endpoint_key, is_too_big, out_of, set_macs, to_local, to_neighbour, to_node};
@@ -26,6 +26,7 @@ use crate::work::Work;
 pub fn look_up(work: &mut Work) -> bool {
     let tuple = work.headers.tuple;
     let key = PublishedKey {
+        address: Address::default(),
         protocol: u16::from(work.headers.protocol),
         port_be: tuple.destination_port_be,
     };
@@ -92,7 +93,7 @@ impl Ranks for View<'_> {
         let Some(task) = self.task(column) else {
             return false;
         };
-        unsafe { NODES.get(task.node) }.is_some_and(|n| n.alive != 0)
+        !is_marked(task.node)
     }
 
     #[inline(always)]
@@ -195,6 +196,7 @@ fn deliver(skb: &mut Skb, work: &mut Work, column: usize, open: bool) -> Code {
         work.value.task = address;
         work.value.task_port_be = work.published.target_port_be;
         work.value.origin = work.origin as u8;
+        work.value.flags = 0;
         work.value.return_node = work.entry;
         if !flows::create(work) {
             return refuse(DropReason::FlowTableFull);
@@ -270,7 +272,7 @@ pub fn leave(skb: &mut Skb, source_be: u32) -> Code {
     let Some(ifindex) = (unsafe { OWN_ADDRESSES.get(Address::v4(source_be)) }) else {
         return drop(DropReason::MeshReturnUnknown);
     };
-    let ifindex = *ifindex;
+    let ifindex = ifindex.ifindex;
     to_neighbour(skb, ifindex)
 }
 

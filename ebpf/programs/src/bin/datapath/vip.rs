@@ -7,7 +7,7 @@ use skep_ebpf_programs::parse::{FORM_ERROR, FORM_WHOLE, ICMP, ICMP_ECHO_REQUEST,
 use skep_ebpf_programs::translate::translate;
 
 use crate::container::{gateway_of, to_remote};
-use crate::maps::{BACKENDS, ENDPOINTS, NODES};
+use crate::maps::{BACKENDS, ENDPOINTS, is_marked};
 use crate::send::{endpoint_key, is_too_big, to_local};
 use crate::skb::Skb;
 use crate::verdict::{Code, TOO_BIG, drop, refuse};
@@ -58,6 +58,7 @@ pub fn forward(skb: &mut Skb, work: &mut Work, backends: u32) -> Code {
                 work.value.task = Address::v4(task_be);
                 work.value.task_port_be = tuple.destination_port_be;
                 work.value.origin = 0;
+                work.value.flags = 0;
                 work.value.return_node = 0;
                 if !flows::create(work) {
                     return refuse(DropReason::FlowTableFull);
@@ -148,13 +149,7 @@ fn endpoint(work: &Work, address_be: u32) -> Option<&'static EndpointValue> {
 /// Does the task still take new flows?
 #[inline(always)]
 fn is_serving(work: &Work, task_be: u32) -> bool {
-    endpoint(work, task_be).is_some_and(|e| e.flags & ENDPOINT_SERVING != 0 && is_alive(e.node))
-}
-
-#[inline(always)]
-fn is_alive(node: u32) -> bool {
-    // SAFETY: plain numbers.
-    unsafe { NODES.get(node) }.is_some_and(|n| n.alive != 0)
+    endpoint(work, task_be).is_some_and(|e| e.flags & ENDPOINT_SERVING != 0 && !is_marked(e.node))
 }
 
 /// One of the backends, by hash, passing over dead nodes; 0 if there is none.
@@ -180,7 +175,7 @@ fn pick(work: &Work, backends: u32) -> u32 {
         key.slot = slot;
         // SAFETY: plain numbers.
         if let Some(backend) = unsafe { BACKENDS.get(key) }
-            && is_alive(backend.node)
+            && !is_marked(backend.node)
         {
             return backend.address.words_be[3];
         }
