@@ -1,10 +1,10 @@
 //! Requests from outside: a client on the segment that is no node.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
@@ -173,19 +173,49 @@ impl Client {
 
     /// Starts skep-testbox in the background.
     pub fn start(&self, arguments: &[&str]) -> Result<Load> {
+        Load::spawn(self.command(arguments))
+    }
+
+    /// The command that [`Self::start`] runs.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.space.command(&self.testbox);
+        command.args(arguments);
         command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped());
-        Ok(Load(command.spawn().context("start the client")?))
     }
 }
 
 /// Requests under way, or a server; it ends when this is dropped.
-pub struct Load(Child);
+pub struct Load {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+}
 
 impl Load {
+    pub(crate) fn spawn(mut command: Command) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("start the client")?;
+        let stdout = child.stdout.take().context("the client has no output")?;
+        Ok(Self {
+            child,
+            stdout: BufReader::new(stdout),
+        })
+    }
+
+    /// Waits for the next line that is printed.
+    pub(crate) fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.stdout
+            .read_line(&mut line)
+            .context("read what the client prints")?;
+        Ok(line)
+    }
+
+    /// Tells a program that knows SIGTERM to come to its end.
+    pub(crate) fn tell_to_end(&self) -> Result<()> {
+        let program = Process::child_of(self.child.id())?;
+        kill(Pid::from_raw(program.pid), Signal::SIGTERM).context("end of a program of the client")
+    }
+
     /// Waits for the last request.
     pub fn finish(self) -> Result<Vec<Reply>> {
         parse(&self.output()?)
@@ -194,12 +224,10 @@ impl Load {
     /// Waits for the end; what was printed.
     pub fn output(mut self) -> Result<String> {
         let mut text = String::new();
-        if let Some(stdout) = self.0.stdout.as_mut() {
-            stdout
-                .read_to_string(&mut text)
-                .context("read what the client prints")?;
-        }
-        self.0.wait().context("wait for the client")?;
+        self.stdout
+            .read_to_string(&mut text)
+            .context("read what the client prints")?;
+        self.child.wait().context("wait for the client")?;
         Ok(text)
     }
 }
@@ -207,12 +235,12 @@ impl Load {
 impl Drop for Load {
     fn drop(&mut self) {
         // The program is the child of the nsenter that was started; if it is gone, it has ended.
-        if let Ok(program) = Process::child_of(self.0.id())
+        if let Ok(program) = Process::child_of(self.child.id())
             && let Err(error) = kill(Pid::from_raw(program.pid), Signal::SIGKILL)
         {
             eprintln!("end of a program of the client: {error}");
         }
-        if let Err(error) = self.0.wait() {
+        if let Err(error) = self.child.wait() {
             eprintln!("wait for a program of the client: {error}");
         }
     }

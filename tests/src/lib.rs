@@ -5,6 +5,7 @@
 //! - [`cluster`]: builds them in parallel, cuts links, kills nodes;
 //! - [`node`]: one machine: dockerd, the agent, the stock docker CLI against either;
 //! - [`client`]: requests from outside;
+//! - [`session`]: long-lived sessions, connects and questions from outside, and how they fared;
 //! - [`space`]: namespaces held by a first process whose death ends everything in them;
 //! - [`network`]: links and addresses;
 //! - [`images`]: test images without a registry;
@@ -21,6 +22,7 @@ pub mod images;
 pub mod network;
 pub mod node;
 pub mod runs;
+pub mod session;
 pub mod space;
 pub mod suite;
 pub mod swarm;
@@ -31,6 +33,7 @@ pub use client::{Client, Reply, Seen};
 pub use cluster::{Cluster, ClusterFile};
 pub use command::Output;
 pub use node::Node;
+pub use session::{Answered, Connected, Session, SessionKind};
 pub use wait::until;
 
 use std::path::{Path, PathBuf};

@@ -33,7 +33,7 @@ fn parse_url(url: &str) -> Result<Target, String> {
     })
 }
 
-fn parse_address(host: String) -> Result<SocketAddr, String> {
+pub fn parse_address(host: String) -> Result<SocketAddr, String> {
     if let Ok(address) = host.parse() {
         return Ok(address);
     }
@@ -50,7 +50,7 @@ fn parse_address(host: String) -> Result<SocketAddr, String> {
 }
 
 /// What a failed request died of, as one word tests can compare.
-fn failure(error: &std::io::Error) -> &'static str {
+pub fn failure(error: &std::io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::TimedOut | ErrorKind::WouldBlock => "timeout",
         ErrorKind::ConnectionRefused => "refused",
@@ -84,7 +84,7 @@ fn report(number: usize, started: Duration, took: Duration, result: Result<(u16,
 }
 
 /// So that what happened elsewhere on the machine can be told from what was sent before and after it.
-fn unix_ms() -> u128 {
+pub fn unix_ms() -> u128 {
     SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()

@@ -17,8 +17,23 @@ pub fn string(text: &str) -> String {
     out
 }
 
+/// The string that `name` has in a flat object that [`string`] wrote; empty if there is none.
+pub fn field<'a>(object: &'a str, name: &str) -> &'a str {
+    let head = format!("\"{name}\":\"");
+    let rest = object.split_once(&head).map_or("", |(_, rest)| rest);
+    rest.split('"').next().unwrap_or("")
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_field_is_found_by_its_name() {
+        let object = r#"{"hostname":"abc","task":"","client_port":5}"#;
+        assert_eq!(super::field(object, "hostname"), "abc");
+        assert_eq!(super::field(object, "task"), "");
+        assert_eq!(super::field(object, "absent"), "");
+    }
+
     #[test]
     fn quotes_and_control_characters_are_escaped() {
         assert_eq!(super::string("a\"b\\c\n\u{1}"), r#""a\"b\\c\n\u0001""#);

@@ -3,12 +3,15 @@
 //!
 //! It is linked statically so that it runs in an image that holds nothing else.
 
+mod answers;
 mod cable;
+mod connect;
 mod fetch;
 mod init;
 mod json;
 mod resolve;
 mod serve;
+mod session;
 
 use std::process::ExitCode;
 
@@ -19,6 +22,14 @@ const USAGE: &str = "usage: skep-testbox <command>
   stream URL --seconds N      read lines for N seconds; prints the longest gap
   udp ADDRESS:PORT [--count N] [--timeout-ms N]
                               the same as get, one datagram each
+  session ADDRESS:PORT --kind echo|idle|stream|udp [--count N] [--seconds N] [--interval-ms N] [--rate BYTES/S]
+          [--source ADDRESS] [--grace-ms N]
+                              N long-lived sessions; one JSON line when all are open, one for each at the end
+  connect ADDRESS:PORT [--rate N] [--seconds N] [--timeout-ms N]
+                              N connects a second, whatever becomes of the others; a JSON line for each that
+                              failed, and a summary
+  answers ADDRESS --port N [--interval-ms N] [--seconds N]
+                              a datagram each interval; prints the longest time without an answer
   resolve NAME [--server ADDRESS] [--timeout-ms N]
                               IPv4 addresses of NAME, by the first nameserver of /etc/resolv.conf
   names TABLE [--listen ADDRESS]
@@ -39,6 +50,9 @@ fn main() -> ExitCode {
         "get" => fetch::get(&rest),
         "stream" => fetch::stream(&rest),
         "udp" => fetch::udp(&rest),
+        "session" => session::session(&rest),
+        "connect" => connect::connect(&rest),
+        "answers" => answers::answers(&rest),
         "resolve" => resolve::resolve(&rest),
         "names" => resolve::serve(&rest),
         "init" => init::init(&rest),

@@ -10,13 +10,22 @@ use crate::json;
 ///
 /// `GET /` answers once, `GET /stream` sends a line every 50 ms until the client goes away,
 /// `GET /sleep/<ms>` answers after a pause.
+///
+/// A connection whose first line is `ECHO`, `IDLE` or `STREAM <bytes/s>` is a session: it is told who
+/// serves it, then gets its lines back, gets an answer to each line, or is sent numbered lines for ever.
 pub fn serve(port: u16) -> Result<(), String> {
     let listener =
         TcpListener::bind(("0.0.0.0", port)).map_err(|error| format!("listen on TCP {port}: {error}"))?;
     let socket = UdpSocket::bind(("0.0.0.0", port)).map_err(|error| format!("bind UDP {port}: {error}"))?;
-    std::thread::spawn(move || echo_datagrams(&socket));
     stop_when_told()?;
     println!("serving on port {port}");
+    answer_all(listener, socket);
+    Ok(())
+}
+
+/// Serves for as long as the process lives.
+pub fn answer_all(listener: TcpListener, socket: UdpSocket) {
+    std::thread::spawn(move || echo_datagrams(&socket));
     for connection in listener.incoming() {
         match connection {
             Ok(connection) => {
@@ -29,7 +38,6 @@ pub fn serve(port: u16) -> Result<(), String> {
             Err(error) => eprintln!("accept: {error}"),
         }
     }
-    Ok(())
 }
 
 /// As process 1 of a container it would not get SIGTERM without a handler, and every stop would last
@@ -79,7 +87,23 @@ fn answer(mut connection: TcpStream) -> std::io::Result<()> {
     let local = connection.local_addr().ok();
     let mut reader = BufReader::new(connection.try_clone()?);
     let mut request = String::new();
-    reader.read_line(&mut request)?;
+    if reader.read_line(&mut request)? == 0 {
+        // It only wanted to know whether it can connect.
+        return Ok(());
+    }
+    let mut words = request.split_whitespace();
+    let kind = words.next().unwrap_or_default();
+    if ["ECHO", "IDLE", "STREAM"].contains(&kind) {
+        connection.set_read_timeout(None)?;
+        connection.set_nodelay(true)?;
+        writeln!(connection, "{}", who(client, local))?;
+        let rate = words.next().and_then(|word| word.parse().ok());
+        return match kind {
+            "ECHO" => answer_lines(connection, reader, |line| line.to_string()),
+            "IDLE" => answer_lines(connection, reader, |_| "still here\n".to_string()),
+            _ => numbered_lines(connection, rate.unwrap_or(DEFAULT_RATE)),
+        };
+    }
     let mut header = String::new();
     while reader.read_line(&mut header)? > 2 {
         header.clear();
@@ -97,6 +121,32 @@ fn answer(mut connection: TcpStream) -> std::io::Result<()> {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
     )
+}
+
+/// Bytes in a second, where a client names no number.
+const DEFAULT_RATE: usize = 100_000;
+
+fn answer_lines(
+    mut connection: TcpStream,
+    mut reader: BufReader<TcpStream>,
+    answer: impl Fn(&str) -> String,
+) -> std::io::Result<()> {
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 {
+        connection.write_all(answer(&line).as_bytes())?;
+        line.clear();
+    }
+    Ok(())
+}
+
+/// A hundred lines a second, as long as it takes to send `rate` bytes by them.
+fn numbered_lines(mut connection: TcpStream, rate: usize) -> std::io::Result<()> {
+    let padding = "x".repeat((rate / 100).saturating_sub(16));
+    for number in 0u64.. {
+        connection.write_all(format!("{number} {padding}\n").as_bytes())?;
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 fn stream(mut connection: TcpStream) -> std::io::Result<()> {
