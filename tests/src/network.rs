@@ -10,9 +10,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::space::Space;
 
-/// The segment's addresses: 192.168.50.0/24, nodes from .1 on, the client at .200; .100 to .199 are nobody's, for ingress
+/// The segment's addresses: 192.168.50.0/24, nodes from .1 on, the client at .250; .100 to .249 are nobody's, for ingress
 /// addresses.
-pub const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
+pub const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 250);
 const PREFIX: u8 = 24;
 
 /// An address that is the outside world: the client has it, and nodes reach it by their default route.

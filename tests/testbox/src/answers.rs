@@ -1,5 +1,6 @@
 //! `answers`: how long an address did not answer.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -58,8 +59,15 @@ pub fn answers(arguments: &Arguments<'_>) -> Result<(), String> {
         )?;
         let mut buffer = [0; 2048];
         for socket in &sockets {
-            while socket.recv(&mut buffer).is_ok() {
-                answered += 1;
+            loop {
+                match socket.recv(&mut buffer) {
+                    Ok(_) => answered += 1,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Err(_) => {
+                        refused += 1;
+                        continue;
+                    }
+                }
                 let silence = last.elapsed();
                 last = Instant::now();
                 if silence > gap {
