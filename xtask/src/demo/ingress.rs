@@ -1,28 +1,28 @@
 //! `demo ingress`: the node that holds an address is killed; the address and the connections through it go on.
 
+mod sessions;
+
 use std::net::Ipv4Addr;
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use skep_tests::client::{Load, unix_ms};
-use skep_tests::swarm::{self, TaskContainer};
-use skep_tests::{Node, until};
+use skep_tests::client::unix_ms;
+use skep_tests::{Node, SessionKind, swarm, until};
 
 use super::PATIENCE;
 use super::points;
 use super::stage::Stage;
 
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 /// The service whose tasks are elsewhere, and the one whose only task is on the holder.
 const PORT: u16 = 8080;
 const DOOMED_PORT: u16 = 8081;
-const SECONDS: u32 = 12;
+const WATCHED: Duration = Duration::from_secs(12);
 const BEFORE_KILL: Duration = Duration::from_secs(3);
-const QUESTIONS_MS: &str = "5";
 
 /// Shows all points. The killed node is started again, so that three are left.
 pub fn show(stage: &Stage<'_>) -> Result<()> {
@@ -41,9 +41,7 @@ pub fn show(stage: &Stage<'_>) -> Result<()> {
 fn add_address(stage: &Stage<'_>) -> Result<String> {
     let node = stage.cluster.node(1);
     stage.skep(node, &["ingress", "address", "add", &format!("{ADDRESS}/24")])?;
-    let begin = Instant::now();
-    let (holder, _) = until("a holder", PATIENCE, || Ok(entry(stage, node)?.holder))?;
-    let took = begin.elapsed();
+    let (holder, took) = until("a holder", PATIENCE, || Ok(entry(stage, node)?.holder))?;
     stage.skep(node, &["ingress", "ls"])?;
     Ok(format!("{holder} holds it after {:.1} s", took.as_secs_f64()))
 }
@@ -148,74 +146,29 @@ fn create(
     Ok(())
 }
 
-/// A program of the client under way; it is waited for by a thread, which also knows when it ended.
-struct Running {
-    title: &'static str,
-    thread: JoinHandle<(Result<String>, u128)>,
-}
-
-impl Running {
-    fn start(stage: &Stage<'_>, title: &'static str, arguments: &[&str]) -> Result<Self> {
-        stage.client_line(&format!("skep-testbox {} &", arguments.join(" ")));
-        let load: Load = stage.cluster.client.start(arguments)?;
-        let thread = thread::spawn(move || (load.output(), unix_ms()));
-        Ok(Self { title, thread })
-    }
-
-    /// The one line that it printed, and when it ended.
-    fn finish(self) -> Result<(Value, u128)> {
-        let (text, ended_ms) = self.thread.join().map_err(|_| anyhow::anyhow!("panicked"))?;
-        let text = text?;
-        let line = text.lines().next_back().context("it printed nothing")?;
-        let value = serde_json::from_str(line).with_context(|| format!("line {line:?}"))?;
-        Ok((value, ended_ms))
-    }
-}
-
-fn session(stage: &Stage<'_>, title: &'static str, kind: &str, port: u16) -> Result<Running> {
-    let (target, seconds) = (format!("{ADDRESS}:{port}"), SECONDS.to_string());
-    let arguments = [
-        "session",
-        &target,
-        "--kind",
-        kind,
-        "--count",
-        "1",
-        "--seconds",
-        &seconds,
-    ];
-    Running::start(stage, title, &arguments)
-}
-
-fn answers(stage: &Stage<'_>, seconds: u32) -> Result<Running> {
-    let (address, port, seconds) = (ADDRESS.to_string(), PORT.to_string(), seconds.to_string());
-    let arguments = [
-        "answers",
-        &address,
-        "--port",
-        &port,
-        "--interval-ms",
-        QUESTIONS_MS,
-        "--seconds",
-        &seconds,
-    ];
-    Running::start(stage, "the address itself", &arguments)
-}
-
 fn kill_holder(stage: &Stage<'_>) -> Result<String> {
     let victim = holder(stage)?;
-    let tasks = swarm::containers(stage.cluster, "web")?;
+    let other = other_than(stage, victim)?;
+    let mut tasks = swarm::containers(stage.cluster, "web")?;
     ensure!(
         tasks.iter().all(|task| task.node != victim.number()),
         "web runs on the holder: {tasks:?}"
     );
-    let sessions = [
-        session(stage, "download", "stream", PORT)?,
-        session(stage, "idle", "idle", PORT)?,
-        session(stage, "echo", "echo", PORT)?,
+    tasks.extend(swarm::containers(stage.cluster, "doomed")?);
+    let target = (ADDRESS, PORT);
+    let running = [
+        sessions::start(stage, "download", SessionKind::Stream, target, WATCHED)?,
+        sessions::start(stage, "idle", SessionKind::Idle, target, WATCHED)?,
+        sessions::start(stage, "echo", SessionKind::Echo, target, WATCHED)?,
     ];
-    let doomed = session(stage, "doomed", "echo", DOOMED_PORT)?;
-    let answers = answers(stage, SECONDS)?;
+    let doomed = sessions::start(
+        stage,
+        "doomed",
+        SessionKind::Echo,
+        (ADDRESS, DOOMED_PORT),
+        WATCHED,
+    )?;
+    let answers = sessions::start_answers(stage, target, WATCHED)?;
     thread::sleep(BEFORE_KILL);
     stage.skep(victim, &["ingress", "ls"])?;
     let pid = victim.space()?.init().pid;
@@ -225,67 +178,41 @@ fn kill_holder(stage: &Stage<'_>) -> Result<String> {
     );
     let killed_ms = unix_ms();
     kill(Pid::from_raw(pid), Signal::SIGKILL)?;
-    let other = stage
-        .cluster
-        .nodes
-        .iter()
-        .find(|node| node.number() != victim.number());
-    let other = other.context("no other node")?;
     let (now, _) = until("another holder", PATIENCE, || {
         let now = entry(stage, other)?;
         let moved = now.holder.as_deref().is_some_and(|name| name != victim.name());
         Ok(moved.then_some(now))
     })?;
     stage.skep(other, &["ingress", "ls"])?;
-    println!("\nsession             served by         exchanges        bytes  longest gap");
+    sessions::show_header();
     let mut gaps = Vec::new();
-    for running in sessions {
-        let title = running.title;
-        let (line, _) = running.finish()?;
-        show_session(title, &line, &tasks);
-        ensure!(line["ok"] == true, "{title}: {line}");
-        gaps.push(format!("{title} {:.2} s", seconds(&line)?));
+    for session in running {
+        let (title, session) = session.finish()?;
+        sessions::show(title, &session, &tasks, killed_ms);
+        ensure!(session.ok, "the {title} did not go on: {session:?}");
+        if session.kind != SessionKind::Idle {
+            gaps.push(format!("{title} {:.2} s", session.longest_gap_ms as f64 / 1000.0));
+        }
     }
-    let (line, _) = answers.finish()?;
-    let silent = seconds(&line)?;
-    println!(
-        "the address itself: of {} questions, one every {QUESTIONS_MS} ms, {} were answered; longest gap {silent:.3} s",
-        line["asked"], line["answered"]
-    );
-    let (line, ended_ms) = doomed.finish()?;
-    ensure!(line["ok"] == false, "a session outlived its task's node: {line}");
-    println!(
-        "doomed, whose task was on {}: {} ({} ms after the kill)",
-        victim.name(),
-        line["error"],
-        ended_ms.saturating_sub(killed_ms)
-    );
+    let (title, ended) = doomed.finish()?;
+    sessions::show(title, &ended, &tasks, killed_ms);
+    ensure!(!ended.ok, "a session outlived its task: {ended:?}");
+    let answered = answers.finish()?;
+    sessions::show_answers(&answered);
     Ok(format!(
-        "{} holds it now ({}); the address was silent for {silent:.3} s; all three sessions went on, longest gaps: {}",
+        "{} holds it now ({}); the address was silent for {:.3} s; download, idle session and echo went on (longest gaps: {})",
         now.holder.unwrap_or_default(),
         now.reason,
+        answered.longest_gap_ms as f64 / 1000.0,
         gaps.join(", ")
     ))
 }
 
-fn seconds(line: &Value) -> Result<f64> {
-    let gap = line["longest_gap_ms"].as_f64();
-    Ok(gap.with_context(|| format!("no gap in {line}"))? / 1000.0)
-}
-
-fn show_session(title: &str, line: &Value, tasks: &[TaskContainer]) {
-    let host = line["task"].as_str().unwrap_or_default();
-    let task = tasks.iter().find(|task| task.hostname() == host);
-    let task = task.map_or_else(
-        || host.to_string(),
-        |task| format!("{} on node{}", task.short_name(), task.node),
-    );
-    println!(
-        "{title:<18}  {task:<16}  {:>9}  {:>11}  {:>8} ms",
-        line["exchanges"].to_string(),
-        line["bytes"].to_string(),
-        line["longest_gap_ms"].to_string(),
-    );
+fn other_than<'a>(stage: &Stage<'a>, node: &Node) -> Result<&'a Node> {
+    let mut living = stage.cluster.nodes.iter().filter(|other| other.is_alive());
+    living
+        .find(|other| other.number() != node.number())
+        .context("no other node lives")
 }
 
 fn move_address(stage: &Stage<'_>) -> Result<String> {
@@ -295,41 +222,27 @@ fn move_address(stage: &Stage<'_>) -> Result<String> {
     println!("\n# {} is switched on again", dead.name());
     dead.kill()?;
     dead.start()?;
-    let living = stage
-        .cluster
-        .nodes
-        .iter()
-        .find(|node| node.number() != dead.number());
-    let living = living.context("no other node")?;
-    swarm::wait_for_nodes(living, stage.cluster.nodes.len(), PATIENCE)?;
+    let node = other_than(stage, dead)?;
+    swarm::wait_for_nodes(node, stage.cluster.nodes.len(), PATIENCE)?;
     let before = holder(stage)?;
-    let to = stage
-        .cluster
-        .nodes
-        .iter()
-        .find(|node| node.number() != before.number());
-    let to = to.context("no other node")?;
-    let answers = answers(stage, SECONDS)?;
-    thread::sleep(Duration::from_secs(2));
-    stage.skep(living, &["ingress", "move", &ADDRESS.to_string(), to.name()])?;
-    let begin = Instant::now();
-    until(&format!("{} holds", to.name()), PATIENCE, || {
-        Ok((entry(stage, living)?.holder.as_deref() == Some(to.name())).then_some(()))
+    let to = other_than(stage, before)?;
+    let answers = sessions::start_answers(stage, (ADDRESS, PORT), WATCHED)?;
+    thread::sleep(BEFORE_KILL);
+    stage.skep(node, &["ingress", "move", &ADDRESS.to_string(), to.name()])?;
+    let ((), took) = until(&format!("{} holds", to.name()), PATIENCE, || {
+        Ok((entry(stage, node)?.holder.as_deref() == Some(to.name())).then_some(()))
     })?;
-    let took = begin.elapsed();
-    stage.skep(living, &["ingress", "ls"])?;
-    let (line, _) = answers.finish()?;
-    println!(
-        "\nof {} questions, one every {QUESTIONS_MS} ms, {} were answered; longest gap {:.3} s",
-        line["asked"],
-        line["answered"],
-        seconds(&line)?
-    );
+    stage.skep(node, &["ingress", "ls"])?;
+    println!();
+    let answered = answers.finish()?;
+    sessions::show_answers(&answered);
     Ok(format!(
-        "moved from {} to {} within {:.1} s; the longest time without an answer was {:.3} s",
+        "from {} to {} within {:.1} s; {} of {} questions were answered, longest gap {:.3} s",
         before.name(),
         to.name(),
         took.as_secs_f64(),
-        seconds(&line)?
+        answered.answered,
+        answered.asked,
+        answered.longest_gap_ms as f64 / 1000.0
     ))
 }

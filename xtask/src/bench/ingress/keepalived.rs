@@ -24,8 +24,8 @@ use super::measure::{Seen, Watch};
 
 /// Adverts and addresses.
 pub const ADVERTS: [(&str, Ipv4Addr); 2] = [
-    ("1", Ipv4Addr::new(192, 168, 50, 211)),
-    ("0.1", Ipv4Addr::new(192, 168, 50, 212)),
+    ("1", Ipv4Addr::new(192, 168, 50, 111)),
+    ("0.1", Ipv4Addr::new(192, 168, 50, 112)),
 ];
 const PORT: u16 = 8080;
 /// Below this a death is noticed sooner: 256 minus it, in 256ths of an advert, is the skew (RFC 5798).
@@ -33,7 +33,7 @@ const HIGHEST: usize = 250;
 const NODES: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Three adverts of 1 s, the skew, and what follows.
-const WATCHED_S: u32 = 8;
+const WATCHED: Duration = Duration::from_secs(8);
 const BEFORE_KILL: Duration = Duration::from_millis(1500);
 
 struct Node {
@@ -167,7 +167,7 @@ impl Keepalived {
         let holder = self.whole()?;
         let mut watches = Vec::new();
         for (advert, address) in ADVERTS {
-            watches.push((advert, Watch::start(&self.client, address, PORT, WATCHED_S)?));
+            watches.push((advert, Watch::start(&self.client, address, PORT, WATCHED)?));
         }
         let begin = Instant::now();
         std::thread::sleep(BEFORE_KILL);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use skep_tests::Session;
 
 use super::keepalived;
 use super::measure::Seen;
@@ -27,8 +28,8 @@ pub struct Row {
     pub sessions: usize,
     pub lost: Vec<String>,
     pub ended: usize,
-    pub connects: u64,
-    pub failed_connects: u64,
+    pub connects: usize,
+    pub failed_connects: usize,
     pub slowest_connect_ms: f64,
     pub wrong_marks: usize,
 }
@@ -37,11 +38,7 @@ impl Row {
     pub fn of_skep(kill: &swarm::Kill) -> Self {
         Self {
             detection_ms: kill.detection_ms,
-            lost: kill
-                .lost
-                .iter()
-                .map(|session| format!("{}: {}", session.kind, session.error))
-                .collect(),
+            lost: kill.lost.iter().map(told).collect(),
             ended: kill.ended,
             wrong_marks: kill.wrong_marks,
             ..Self::of_seen(
@@ -57,9 +54,7 @@ impl Row {
         let name = format!("keepalived {} s", kill.advert);
         let failed = kill.seen.sessions.iter().filter(|session| !session.ok);
         Self {
-            lost: failed
-                .map(|session| format!("{}: {}", session.kind, session.error))
-                .collect(),
+            lost: failed.map(told).collect(),
             ..Self::of_seen(name, &kill.seen, kill.killed_ms)
         }
     }
@@ -69,15 +64,15 @@ impl Row {
             name,
             load: seen.load,
             detection_ms: None,
-            gap_ms: seen.gap_ms,
-            began_after_ms: seen.gap_began_ms as f64 - killed_ms as f64,
-            stall_ms: stall_ms(seen),
+            gap_ms: seen.answered.longest_gap_ms as f64,
+            began_after_ms: seen.answered.gap_began_unix_ms as f64 - killed_ms as f64,
+            stall_ms: seen.longest_stall_ms().map(|ms| ms as f64),
             sessions: seen.sessions.len(),
             lost: Vec::new(),
             ended: 0,
-            connects: seen.connects,
-            failed_connects: seen.failed_connects,
-            slowest_connect_ms: seen.slowest_connect_ms,
+            connects: seen.connected.connects,
+            failed_connects: seen.connected.failed,
+            slowest_connect_ms: seen.connected.slowest_ms,
             wrong_marks: 0,
         }
     }
@@ -101,12 +96,8 @@ impl Row {
     }
 }
 
-fn stall_ms(seen: &Seen) -> Option<f64> {
-    let living = seen
-        .sessions
-        .iter()
-        .filter(|session| session.ok && session.kind != "idle");
-    living.map(|session| session.gap_ms).max_by(f64::total_cmp)
+fn told(session: &Session) -> String {
+    format!("{}: {}", session.kind.name(), session.error)
 }
 
 /// Names in the order in which they first came.
@@ -143,8 +134,8 @@ pub fn table(rows: &[Row]) -> String {
         let stalls: Vec<f64> = rows.iter().filter_map(|row| row.stall_ms).collect();
         let lost: usize = rows.iter().map(|row| row.lost.len()).sum();
         let sessions: usize = rows.iter().map(|row| row.sessions).sum();
-        let failed: u64 = rows.iter().map(|row| row.failed_connects).sum();
-        let connects: u64 = rows.iter().map(|row| row.connects).sum();
+        let failed: usize = rows.iter().map(|row| row.failed_connects).sum();
+        let connects: usize = rows.iter().map(|row| row.connects).sum();
         lines.push(format!(
             "{name:<22} {:>5} {load:>5.1}  {:>18}  {:>18}  {:>18}  {:>13}  {:>5}  {:>15}  {:>11}",
             rows.len(),

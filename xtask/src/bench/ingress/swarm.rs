@@ -9,19 +9,19 @@ use clap::ValueEnum;
 use serde_json::Value;
 use skep_tests::client::unix_ms;
 use skep_tests::swarm::{self, TaskContainer};
-use skep_tests::{Cluster, Node, command, until};
+use skep_tests::{Cluster, Node, Session, command, until};
 
 use super::marks;
-use super::measure::{Seen, Session, Watch};
+use super::measure::{Seen, Watch};
 
-pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 200);
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 const PATIENCE: Duration = Duration::from_secs(90);
 const REPLICAS: usize = 3;
 /// The port of a service with a task on every node. The one without a task on node N has the N-th port after it.
 const EVERYWHERE: u16 = 8080;
-const WATCHED_S: u32 = 6;
+const WATCHED: Duration = Duration::from_secs(6);
 /// Scaling under the sessions takes its time.
-const WATCHED_SCALED_S: u32 = 25;
+const WATCHED_SCALED: Duration = Duration::from_secs(25);
 const BEFORE_KILL: Duration = Duration::from_millis(1500);
 /// What is watched less long than this after the kill may have missed the end of the gap.
 const LEAST_AFTER_KILL: Duration = Duration::from_secs(3);
@@ -226,9 +226,9 @@ impl Swarm {
         let index = self.index(other, victim)?;
         let begin_ms = unix_ms();
         let scaled = variant == Variant::Scaled;
-        let seconds = if scaled { WATCHED_SCALED_S } else { WATCHED_S };
+        let length = if scaled { WATCHED_SCALED } else { WATCHED };
         let began = Instant::now();
-        let watch = Watch::start(&self.cluster.client, ADDRESS, port, seconds)?;
+        let watch = Watch::start(&self.cluster.client, ADDRESS, port, length)?;
         std::thread::sleep(BEFORE_KILL);
         if scaled {
             self.scale_up_and_down(other, &name)?;
@@ -237,7 +237,7 @@ impl Swarm {
             .into_iter()
             .filter(|task| task.node != victim.number())
             .collect();
-        let left = Duration::from_secs(seconds.into()).saturating_sub(began.elapsed());
+        let left = length.saturating_sub(began.elapsed());
         ensure!(
             left > LEAST_AFTER_KILL,
             "only {left:.1?} of watching are left before the kill: the machine is too slow"
