@@ -6,6 +6,7 @@
 mod answers;
 mod cable;
 mod connect;
+mod datagrams;
 mod fetch;
 mod init;
 mod json;

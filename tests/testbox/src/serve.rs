@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use crate::json;
+use crate::{datagrams, json};
 
 /// Serves HTTP and UDP on `port` until the process is killed.
 ///
@@ -25,7 +25,11 @@ pub fn serve(port: u16) -> Result<(), String> {
 
 /// Serves for as long as the process lives.
 pub fn answer_all(listener: TcpListener, socket: UdpSocket) {
-    std::thread::spawn(move || echo_datagrams(&socket));
+    std::thread::spawn(move || {
+        if let Err(error) = datagrams::answer(&socket, |client| who(client, None)) {
+            eprintln!("no answers by UDP: {error}");
+        }
+    });
     for connection in listener.incoming() {
         match connection {
             Ok(connection) => {
@@ -65,20 +69,6 @@ fn who(client: SocketAddr, local: Option<SocketAddr>) -> String {
         client.port(),
         json::string(&local.map(|address| address.ip().to_string()).unwrap_or_default()),
     )
-}
-
-fn echo_datagrams(socket: &UdpSocket) {
-    let mut buffer = [0; 2048];
-    loop {
-        match socket.recv_from(&mut buffer) {
-            Ok((_, client)) => {
-                if let Err(error) = socket.send_to(who(client, None).as_bytes(), client) {
-                    eprintln!("answer to {client}: {error}");
-                }
-            }
-            Err(error) => eprintln!("receive: {error}"),
-        }
-    }
 }
 
 fn answer(mut connection: TcpStream) -> std::io::Result<()> {
