@@ -8,6 +8,7 @@ pub mod assign;
 pub mod constraint;
 pub mod dirty;
 pub mod failures;
+pub mod ingress;
 pub mod plan;
 pub mod snapshot;
 pub mod state;

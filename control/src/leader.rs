@@ -2,7 +2,7 @@
 //!
 //! | loop | reads | writes |
 //! |---|---|---|
-//! | [`planner`] | state | `PlanTasks` |
+//! | [`planner`] | state | `PlanTasks`, `RankIngressAddresses` |
 //! | [`dispatcher`] | state, sessions | assignments to nodes |
 //! | [`reports`] | what nodes report | `ReportTasks`, `ReportNode` |
 //! | [`liveness`] | when nodes were last heard | `ReportNode` |

@@ -7,10 +7,12 @@
 pub mod assignment;
 pub mod command;
 pub mod id;
+pub mod ingress;
 pub mod object;
 pub mod spec;
 
 pub use assignment::*;
 pub use command::*;
+pub use ingress::*;
 pub use object::*;
 pub use spec::*;

@@ -164,6 +164,7 @@ impl Engine {
                 named("Volume", plugins.volume),
             ]
             .concat(),
+            ..NodeDescription::default()
         };
         Ok(EngineInfo {
             swarm_active: !inactive,

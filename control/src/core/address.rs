@@ -2,10 +2,11 @@
 //! the state once a command, so that two replicas cannot differ.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 
+use super::ingress::{bare, scope_of};
 use super::state::*;
 use crate::model::*;
 
@@ -48,6 +49,15 @@ pub fn overlap(a: &Ipv4Net, b: &Ipv4Net) -> bool {
     a.contains(b) || b.contains(a)
 }
 
+/// The swarm's ingress addresses: clients could not reach one in a subnet of ours.
+pub fn ingress(state: &ClusterState) -> impl Iterator<Item = Ipv4Addr> {
+    let addresses = state.ingress_addresses.values();
+    addresses.filter_map(|a| match bare(&a.spec.address) {
+        Some(IpAddr::V4(address)) => Some(address),
+        _ => None,
+    })
+}
+
 /// The addresses of nodes: a subnet that holds one would cut the node off from its peers.
 pub fn underlay(state: &ClusterState) -> impl Iterator<Item = (Ipv4Addr, &str)> {
     state.nodes.values().flat_map(|n| {
@@ -58,7 +68,7 @@ pub fn underlay(state: &ClusterState) -> impl Iterator<Item = (Ipv4Addr, &str)> 
     })
 }
 
-/// The first subnet of the pools that overlaps neither a network nor a node's address. Subnets of networks that were
+/// The first subnet of the pools that overlaps neither a network nor a node's or an ingress address. Subnets of networks that were
 /// just removed come last.
 pub fn next_subnet(state: &ClusterState, now: Timestamp) -> Option<Ipv4Net> {
     let cluster = state.cluster.as_ref();
@@ -71,7 +81,12 @@ pub fn next_subnet(state: &ClusterState, now: Timestamp) -> Option<Ipv4Net> {
         size => u8::try_from(size).unwrap_or(24),
     };
     let mut avoid: Vec<Ipv4Net> = subnets(state).into_iter().map(|(s, _)| s).collect();
-    avoid.extend(underlay(state).map(|(a, _)| Ipv4Net::from(a)));
+    avoid.extend(
+        underlay(state)
+            .map(|(a, _)| a)
+            .chain(ingress(state))
+            .map(Ipv4Net::from),
+    );
     let resting: Vec<Ipv4Net> = state
         .resting
         .iter()
@@ -107,16 +122,19 @@ fn first_gap(pools: &[&str], prefix_len: u8, avoid: &[Ipv4Net]) -> Option<Ipv4Ne
     None
 }
 
-/// Published ports in use by services, as `(protocol, port)`.
-pub fn used_ports(state: &ClusterState, except_service: &str) -> BTreeSet<(i32, u32)> {
-    state
-        .services
-        .values()
-        .filter(|s| s.id != except_service)
-        .flat_map(|s| s.ports.iter())
-        .filter(|p| p.published_port != 0)
-        .map(|p| (p.protocol, p.published_port))
-        .collect()
+/// Published ports that other services have and this one cannot, as `(protocol, port)`: those that answer on the same
+/// addresses, and every host port.
+pub fn used_ports(state: &ClusterState, own: &Service) -> BTreeSet<(i32, u32)> {
+    let scope = scope_of(own);
+    let others = state.services.values().filter(|s| s.id != own.id);
+    let taken = |service: &'_ Service| {
+        let same = scope_of(service) == scope;
+        let taken =
+            move |p: &&PortConfig| p.published_port != 0 && (same || p.publish_mode() == PublishMode::Host);
+        let ports = service.ports.iter().filter(taken);
+        ports.map(|p| (p.protocol, p.published_port)).collect::<Vec<_>>()
+    };
+    others.flat_map(|s| taken(s)).collect()
 }
 
 /// A dynamic port that is not in `used`, which it joins.

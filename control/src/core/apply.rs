@@ -5,6 +5,7 @@
 
 mod attachment;
 mod cluster;
+mod ingress;
 mod network;
 mod node;
 mod service;
@@ -89,6 +90,10 @@ impl ClusterState {
             Change::ReportTasks(c) => task::report(self, at, c),
             Change::CreateAttachment(c) => attachment::create(self, at, c),
             Change::UpdateAttachment(c) => attachment::update(self, at, c),
+            Change::CreateIngressAddress(c) => ingress::create(self, at, c),
+            Change::RemoveIngressAddress(c) => ingress::remove(self, c),
+            Change::RankIngressAddresses(c) => ingress::rank(self, at, c),
+            Change::MoveIngressAddress(c) => ingress::move_to(self, at, c),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::ingress::{self, Behind};
 use super::state::*;
 use crate::model::*;
 
@@ -19,7 +20,7 @@ pub fn withdrawn(state: &ClusterState) -> Vec<(String, String, u64)> {
 
 /// All items of a node, by key. `released` holds ids of withdrawn tasks that every node has taken out of its tables.
 ///
-/// - mesh: the swarm, all nodes, all published services with the tasks that serve them;
+/// - mesh: the swarm, all nodes, all published services with the tasks that serve them, all ingress addresses;
 /// - network: for each network that a task (up to its end) or an attachment of the node is on, the network with its
 ///   services and endpoints. The ingress network has neither: nothing is found through it, and its tasks stand in the
 ///   published services;
@@ -42,6 +43,10 @@ pub fn assign(state: &ClusterState, node_id: &str, released: &BTreeSet<String>) 
     published(state)
         .into_iter()
         .map(ItemKind::Published)
+        .for_each(&mut put);
+    ingress_addresses(state)
+        .into_iter()
+        .map(ItemKind::IngressAddress)
         .for_each(&mut put);
     for network in hosted.values() {
         put(ItemKind::Network(network_item(network)));
@@ -132,6 +137,11 @@ fn in_tables(state: &ClusterState, task: &Task) -> Option<bool> {
     (runs && (!draining || task.withdrawn_at != 0)).then_some(draining)
 }
 
+/// Whether new connections go to the task.
+pub(super) fn serves(state: &ClusterState, task: &Task) -> bool {
+    in_tables(state, task) == Some(false)
+}
+
 /// A task on its way to run is in no name and no VIP, but its address has to be known: other nodes would take the first
 /// packets of its process for forged ones.
 fn starts(state: &ClusterState, task: &Task) -> bool {
@@ -161,8 +171,8 @@ fn published(state: &ClusterState) -> Vec<PublishedItem> {
             tasks: Vec::new(),
             service_name: service.spec.annotations.name.clone(),
             ingress_vni: ingress.vni,
-            mode: IngressMode::Mesh as i32,
-            ingress_address: String::new(),
+            mode: ingress::mode_of(&service.spec).unwrap_or(IngressMode::Mesh) as i32,
+            ingress_address: ingress::scope_of(service).map_or_else(String::new, |a| a.to_string()),
         };
         items.insert(&service.id, item);
     }
@@ -181,6 +191,24 @@ fn published(state: &ClusterState) -> Vec<PublishedItem> {
         });
     }
     items.into_values().collect()
+}
+
+fn ingress_addresses(state: &ClusterState) -> Vec<IngressAddressItem> {
+    if state.ingress_addresses.is_empty() {
+        return Vec::new();
+    }
+    let behind = Behind::read(state);
+    let item = |address: &IngressAddress| IngressAddressItem {
+        id: address.id.clone(),
+        index: address.index,
+        address: address.spec.address.clone(),
+        interface: address.spec.interface.clone(),
+        epoch: address.epoch,
+        owners: address.owners.clone(),
+        observers: address.observers.clone(),
+        dedicated: behind.is_dedicated(address),
+    };
+    state.ingress_addresses.values().map(|a| item(a)).collect()
 }
 
 fn node_index(state: &ClusterState, node_id: &str) -> u32 {

@@ -37,6 +37,27 @@ pub fn parse(text: &str) -> Result<Constraint, String> {
     })
 }
 
+/// Parses one constraint whose key names something. Swarm takes any key, and then no node meets it.
+pub fn parse_known(text: &str) -> Result<Constraint, String> {
+    let constraint = parse(text)?;
+    let key = constraint.key.to_ascii_lowercase();
+    let named = [
+        "node.id",
+        "node.hostname",
+        "node.ip",
+        "node.role",
+        "node.platform.os",
+        "node.platform.arch",
+    ];
+    if named.contains(&key.as_str()) || label_value(&constraint.key, &Node::default()).is_some() {
+        return Ok(constraint);
+    }
+    Err(format!(
+        "key '{}' is not known: node.id, node.hostname, node.ip, node.role, node.platform.os, node.platform.arch, node.labels.NAME and engine.labels.NAME are",
+        constraint.key
+    ))
+}
+
 /// `^(?i)[a-z_][a-z0-9\-_.]+$`
 fn is_key(key: &str) -> bool {
     let mut bytes = key.bytes();

@@ -3,6 +3,7 @@
 //!
 //! Level-triggered: every round looks at everything and remembers nothing, so it does not matter what woke it.
 
+mod ingress;
 mod orchestrate;
 mod reap;
 mod restart;
@@ -22,12 +23,26 @@ const MAX_STEPS: usize = 2048;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     pub steps: Vec<TaskStep>,
+    /// Owners and observers of ingress addresses that changed.
+    pub ranks: Vec<IngressRank>,
     /// When time alone will make more to do (the end of a restart delay, an address that has rested), if nothing else
     /// happens before.
     pub wake_at: Option<Timestamp>,
 }
 
-/// Orchestrates, updates, schedules and reaps. `new_id` makes object ids.
+impl Plan {
+    /// What is to be proposed; nothing once all is done. Ranks come first: where a node is drained, its addresses leave it
+    /// before its tasks do.
+    pub fn changes(self) -> Vec<Change> {
+        let Plan { steps, ranks, .. } = self;
+        let ranks = (!ranks.is_empty()).then_some(RankIngressAddresses { ranks });
+        let steps = (!steps.is_empty()).then_some(PlanTasks { steps });
+        let ranks = ranks.map(Change::RankIngressAddresses);
+        ranks.into_iter().chain(steps.map(Change::PlanTasks)).collect()
+    }
+}
+
+/// Orchestrates, updates, schedules, reaps, and ranks the owners of ingress addresses. `new_id` makes object ids.
 ///
 /// Must be given a state that holds everything committed before this leader's term: a plan made from less could repeat
 /// what an earlier leader decided. (A slot never gets two wanted tasks all the same: apply sees to that.)
@@ -42,7 +57,10 @@ pub fn plan(
         state,
         now,
         new_id,
-        plan: Plan::default(),
+        plan: Plan {
+            ranks: ingress::rank(state),
+            ..Plan::default()
+        },
         touched: BTreeSet::new(),
     };
     for (service_id, slots) in &services.0 {

@@ -37,6 +37,10 @@ struct Snapshot {
     last_vni: u32,
     #[prost(message, repeated, tag = "12")]
     resting: Vec<Resting>,
+    #[prost(message, repeated, tag = "13")]
+    ingress_addresses: Vec<IngressAddress>,
+    #[prost(uint32, tag = "14")]
+    last_ingress_index: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -81,6 +85,8 @@ pub fn encode(state: &ClusterState) -> Vec<u8> {
         last_raft_id: state.last_raft_id,
         last_vni: state.last_vni,
         resting: resting.collect(),
+        ingress_addresses: records(&state.ingress_addresses),
+        last_ingress_index: state.last_ingress_index,
     }
     .encode_to_vec()
 }
@@ -110,6 +116,8 @@ pub fn decode(bytes: &[u8]) -> Result<ClusterState, SnapshotError> {
             .into_iter()
             .map(|r| ((r.network_id, r.address), r.until))
             .collect(),
+        ingress_addresses: by_id(snapshot.ingress_addresses, |a| &a.id),
+        last_ingress_index: snapshot.last_ingress_index,
     })
 }
 

@@ -24,12 +24,15 @@ pub struct ClusterState {
     pub tasks: BTreeMap<String, Arc<Task>>,
     pub networks: BTreeMap<String, Arc<Network>>,
     pub attachments: BTreeMap<String, Arc<Attachment>>,
+    pub ingress_addresses: BTreeMap<String, Arc<IngressAddress>>,
     /// Last numbers handed out; they only rise.
     pub last_node_index: u32,
     pub last_raft_id: u64,
     /// Last VNI handed out: a removed network's is not used again until the numbers wrap round, since its tasks may
     /// still be stopping.
     pub last_vni: u32,
+    /// Last number of an ingress address; it only rises.
+    pub last_ingress_index: u32,
     /// Addresses that were freed and may not be used again before the time given (key: network id and address without
     /// prefix length; subnets of removed networks stand under the empty network id).
     pub resting: BTreeMap<(String, String), Timestamp>,

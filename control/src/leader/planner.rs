@@ -27,22 +27,21 @@ pub async fn plan_and_propose(group: Arc<Group>) {
         let time = now();
         failures.observe(&current, time);
         let plan = plan(&current, time, &mut || object_id(rand::random()), &failures);
-        if !plan.steps.is_empty() {
-            let steps = plan.steps.len();
+        let wake_at = plan.wake_at;
+        let changes = plan.changes();
+        if !changes.is_empty() {
+            tracing::debug!(changes = changes.len(), "planned");
             rounds += 1;
             if rounds > FULL_SPEED {
-                tracing::warn!(rounds, steps, "the planners find no end");
+                tracing::warn!(rounds, "the planners find no end");
                 tokio::time::sleep(RETRY).await;
             }
-            match group
-                .propose(Change::PlanTasks(PlanTasks { steps: plan.steps }))
-                .await
-            {
+            for change in changes {
                 // Planned again from the state that holds them: propose waits until it is applied.
-                Ok(_) => tracing::debug!(steps, "planned"),
-                Err(error) => {
-                    report(&error, steps);
+                if let Err(error) = group.propose(change).await {
+                    report(&error);
                     tokio::time::sleep(RETRY).await;
+                    break;
                 }
             }
             continue;
@@ -55,7 +54,7 @@ pub async fn plan_and_propose(group: Arc<Group>) {
                 }
                 tokio::time::sleep(GATHER).await;
             }
-            () = sleep_until(plan.wake_at) => {}
+            () = sleep_until(wake_at) => {}
         }
     }
 }
@@ -71,9 +70,8 @@ async fn sleep_until(wake_at: Option<Timestamp>) {
     }
 }
 
-fn report(error: &ControlError, steps: usize) {
+fn report(error: &ControlError) {
     tracing::warn!(
-        steps,
         error = error as &dyn std::error::Error,
         "cannot commit what was planned"
     );

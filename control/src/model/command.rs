@@ -2,6 +2,7 @@
 
 use prost::{Enumeration, Message, Oneof};
 
+use super::ingress::*;
 use super::object::*;
 use super::spec::*;
 
@@ -10,7 +11,10 @@ pub struct Command {
     /// Proposer's time.
     #[prost(int64, tag = "1")]
     pub now: Timestamp,
-    #[prost(oneof = "Change", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
+    #[prost(
+        oneof = "Change",
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
+    )]
     pub change: Option<Change>,
 }
 
@@ -46,6 +50,14 @@ pub enum Change {
     CreateAttachment(CreateAttachment),
     #[prost(message, tag = "16")]
     UpdateAttachment(UpdateAttachment),
+    #[prost(message, tag = "17")]
+    CreateIngressAddress(CreateIngressAddress),
+    #[prost(message, tag = "18")]
+    RemoveIngressAddress(RemoveIngressAddress),
+    #[prost(message, tag = "19")]
+    RankIngressAddresses(RankIngressAddresses),
+    #[prost(message, tag = "20")]
+    MoveIngressAddress(MoveIngressAddress),
 }
 
 /// The first command of a swarm: cluster, first node and ingress network in one.

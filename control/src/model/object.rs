@@ -120,6 +120,22 @@ pub struct NodeDescription {
     /// `Type/Name` pairs, e.g. `Network/bridge`.
     #[prost(string, repeated, tag = "7")]
     pub plugins: Vec<String>,
+    /// Whether packets with another node's source address arrive here: what mode `dsr` of published ports needs.
+    #[prost(enumeration = "Dsr", tag = "8")]
+    pub dsr: i32,
+    /// What was seen, for users; empty while nothing is known.
+    #[prost(string, tag = "9")]
+    pub dsr_text: String,
+}
+
+/// What a node's probes with a foreign source address came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+#[repr(i32)]
+pub enum Dsr {
+    Unknown = 0,
+    Works = 1,
+    /// The network drops them.
+    Dropped = 2,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -48,9 +48,9 @@ impl Inner {
                 *ids += 1;
                 object_id([*ids; 16])
             };
-            let steps = plan(&self.state, now, &mut new_id, &FailureMemory::default()).steps;
-            if !steps.is_empty() {
-                self.apply(Change::PlanTasks(PlanTasks { steps }));
+            let plan = plan(&self.state, now, &mut new_id, &FailureMemory::default());
+            for change in plan.changes() {
+                self.apply(change);
             }
             let reports = self.reports();
             if reports.is_empty() && now == START + self.state.index as i64 * 1_000_000 {
@@ -153,6 +153,7 @@ fn first_command() -> InitCluster {
             engine_version: "20.10.24".to_string(),
             engine_labels: BTreeMap::from([("disk".to_string(), "ssd".to_string())]),
             plugins: vec!["Network/bridge".to_string()],
+            ..NodeDescription::default()
         }),
         ..Node::default()
     };

@@ -138,6 +138,11 @@ fn asked_subnet(state: &ClusterState, config: &IpamConfig, taken: &[IpamConfig])
             "invalid pool request: {subnet} contains {inside}, the address of node {node}"
         )));
     }
+    if let Some(inside) = address::ingress(state).find(|a| subnet.contains(a)) {
+        return Err(invalid(format!(
+            "invalid pool request: {subnet} contains {inside}, an ingress address of the swarm"
+        )));
+    }
     Ok(subnet)
 }
 

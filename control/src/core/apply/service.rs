@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Answer, At, exists, in_sequence, not_found, task};
+use super::{Answer, At, exists, in_sequence, ingress, not_found, task};
 use crate::core::address::{self, AddressBook};
+use crate::core::ingress::{address_of, scope_of};
 use crate::core::state::*;
 use crate::core::validate::{self, refuse};
 use crate::model::*;
@@ -17,6 +18,7 @@ const ROWS_ALGORITHM: u32 = 1;
 pub fn create(state: &mut ClusterState, at: At, c: &CreateService) -> Answer {
     validate::service(&c.spec)?;
     check_networks(state, &c.spec)?;
+    ingress::check_labels(state, &c.spec, None)?;
     check_port_conflicts(state, &c.spec, "")?;
     let name = &c.spec.annotations.name;
     if state.service_named(name).is_some() || state.services.contains_key(&c.id) {
@@ -63,6 +65,7 @@ pub fn update(state: &mut ClusterState, at: At, c: &UpdateService) -> Answer {
         c.spec.clone()
     };
     check_networks(state, &spec)?;
+    ingress::check_labels(state, &spec, Some(&old.spec))?;
     check_port_conflicts(state, &spec, &c.id)?;
     if is_global(&spec) != is_global(&old.spec) {
         return Err(refuse(Code::Unimplemented, "service mode change is not allowed"));
@@ -140,21 +143,27 @@ fn check_networks(state: &ClusterState, spec: &ServiceSpec) -> Result<(), Refuse
     Ok(())
 }
 
-/// A port of the mesh belongs to one service; host ports of several services may be equal, on different nodes
-/// (swarmkit manager/controlapi/service.go `checkPortConflicts`).
+/// A port of the mesh belongs to one service, on each ingress address that services ask for and everywhere else; host
+/// ports of several services may be equal, on different nodes (swarmkit manager/controlapi/service.go `checkPortConflicts`).
 fn check_port_conflicts(state: &ClusterState, spec: &ServiceSpec, own_id: &str) -> Result<(), Refused> {
     let asked: &[PortConfig] = spec.endpoint.as_ref().map_or(&[], |e| &e.ports);
     let asked: Vec<&PortConfig> = asked.iter().filter(|p| p.published_port != 0).collect();
     if asked.is_empty() {
         return Ok(());
     }
+    let scope = address_of(spec).unwrap_or(None);
     for service in state.services.values().filter(|s| s.id != own_id) {
+        let apart = scope_of(service) != scope;
         for theirs in &service.ports {
             let clash = asked.iter().find(|p| {
+                let modes = (p.publish_mode(), theirs.publish_mode());
                 p.published_port == theirs.published_port
                     && p.protocol == theirs.protocol
-                    && (p.publish_mode() == PublishMode::Ingress
-                        || theirs.publish_mode() == PublishMode::Ingress)
+                    && match modes {
+                        (PublishMode::Host, PublishMode::Host) => false,
+                        (PublishMode::Ingress, PublishMode::Ingress) => !apart,
+                        _ => true,
+                    }
             });
             let Some(port) = clash else { continue };
             let how = match theirs.publish_mode() {
@@ -176,7 +185,7 @@ fn check_port_conflicts(state: &ClusterState, spec: &ServiceSpec, own_id: &str) 
 /// The spec's ports with published ports chosen where it leaves them open; a choice once made stays.
 fn ports(state: &ClusterState, service: &Service) -> Result<Vec<PortConfig>, Refused> {
     let asked: &[PortConfig] = service.spec.endpoint.as_ref().map_or(&[], |e| &e.ports);
-    let mut used = address::used_ports(state, &service.id);
+    let mut used = address::used_ports(state, service);
     used.extend(
         asked
             .iter()

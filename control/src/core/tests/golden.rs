@@ -26,4 +26,7 @@ golden!(
     assignments,
     history,
     down_for_a_day,
+    ingress_addresses,
+    ingress_ranks,
+    ingress_local,
 );

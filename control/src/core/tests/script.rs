@@ -7,7 +7,9 @@
 //!         [--spread KEY] [--max-replicas N] [--cpus C] [--restart COND] [--attempts N] [--delay S] [--dnsrr] [--label K=V]
 //! service rollback|rm NAME             attach ID NODE NETWORK [ADDRESS]         detach ID NODE
 //! task NAME STATE                      advance SECONDS       plan | step | obey | settle
-//! show tasks|services|networks|assignments NODE
+//! ingress add CIDR [--interface I] [--nodes CONSTRAINT]          ingress rm|move ADDRESS [NODE]
+//! node dsr NAME works|dropped                                    node label NAME K=V
+//! show tasks|services|networks|ingress|assignments NODE
 //! ```
 
 use super::world::*;
@@ -61,6 +63,7 @@ fn answer(world: &mut World, line: &str) -> String {
             };
             said(world, Change::UpdateAttachment(change))
         }
+        ["ingress", verb, words @ ..] => ingress_command(world, verb, words),
         ["task", name, state] => {
             let state = named_state(state);
             world.report(name, state);
@@ -116,15 +119,32 @@ fn said(world: &mut World, change: Change) -> String {
 
 fn step(world: &mut World) -> String {
     let plan = world.next_plan();
-    let mut text: String = plan
-        .steps
-        .iter()
-        .filter_map(|s| s.action.as_ref())
-        .map(describe)
-        .collect();
+    let ranks = plan.ranks.iter().map(|r| {
+        let (owners, observers) = (node_names(world, &r.owners), node_names(world, &r.observers));
+        format!("rank {}: {owners} observed by {observers}\n", r.id)
+    });
+    let mut text: String = ranks.collect();
+    let steps = plan.steps.iter().filter_map(|s| s.action.as_ref());
+    text.extend(steps.map(describe));
     text.push_str(&wake(plan.wake_at, world.now));
-    world.apply(Change::PlanTasks(PlanTasks { steps: plan.steps }));
+    for change in plan.changes() {
+        world.apply(change);
+    }
     text
+}
+
+/// Node ids of indexes, in the order given.
+fn node_names(world: &World, indexes: &[u32]) -> String {
+    let name = |index: &u32| {
+        let node = world.state.nodes.values().find(|n| n.index == *index);
+        node.map_or_else(|| format!("#{index}"), |n| n.id.clone())
+    };
+    let names: Vec<String> = indexes.iter().map(name).collect();
+    if names.is_empty() {
+        "nobody".to_string()
+    } else {
+        names.join(" ")
+    }
 }
 
 fn state_name(state: i32) -> String {
@@ -210,16 +230,36 @@ fn node_command(world: &mut World, verb: &str, name: &str, words: &[&str]) -> St
             id,
             force: words == ["--force"],
         }),
-        availability => {
+        "dsr" => {
+            let mut description = known.and_then(|n| n.description.clone()).expect("no such node");
+            let (dsr, text) = match words {
+                ["works"] => (Dsr::Works, "all arrived"),
+                _ => (Dsr::Dropped, "none of 5 from n1 arrived"),
+            };
+            description.dsr = dsr as i32;
+            description.dsr_text = text.to_string();
+            Change::ReportNode(ReportNode {
+                id,
+                description: Some(description),
+                ..Default::default()
+            })
+        }
+        "label" | "active" | "pause" | "drain" => {
             let node = known.expect("no such node");
             let mut spec = node.spec.clone();
-            spec.availability = named_availability(availability) as i32;
+            match words.first().and_then(|word| word.split_once('=')) {
+                Some((key, value)) => {
+                    spec.annotations.labels.insert(key.into(), value.into());
+                }
+                None => spec.availability = named_availability(verb) as i32,
+            }
             Change::UpdateNode(UpdateNode {
                 id,
                 version: node.meta.version,
                 spec,
             })
         }
+        _ => panic!("unknown command: node {verb}"),
     };
     said(world, change)
 }
@@ -283,6 +323,34 @@ fn service_command(world: &mut World, verb: &str, name: &str, words: &[&str]) ->
     said(world, change)
 }
 
+/// The id of an ingress address is its text without prefix length.
+fn ingress_command(world: &mut World, verb: &str, words: &[&str]) -> String {
+    let id = words[0].split('/').next().unwrap_or_default().to_string();
+    let change = match (verb, words) {
+        ("add", [address, words @ ..]) => {
+            let mut spec = IngressAddressSpec {
+                address: address.to_string(),
+                ..Default::default()
+            };
+            for (option, value) in options(words) {
+                match option {
+                    "interface" => spec.interface = value.into(),
+                    "nodes" => spec.constraints.push(value.into()),
+                    _ => panic!("unknown option {option}"),
+                }
+            }
+            Change::CreateIngressAddress(CreateIngressAddress { id, spec })
+        }
+        ("rm", [_]) => Change::RemoveIngressAddress(RemoveIngressAddress { id }),
+        ("move", [_, node]) => Change::MoveIngressAddress(MoveIngressAddress {
+            id,
+            node_id: node.to_string(),
+        }),
+        _ => panic!("unknown command: ingress {verb} {words:?}"),
+    };
+    said(world, change)
+}
+
 fn set(spec: &mut ServiceSpec, option: &str, value: &str) {
     let task = &mut spec.task;
     match option {
@@ -320,7 +388,8 @@ fn set(spec: &mut ServiceSpec, option: &str, value: &str) {
         }
         "delay" => task.restart.get_or_insert_default().delay = value.parse::<i64>().ok().map(|s| s * SECOND),
         "label" => {
-            spec.annotations.labels.insert(value.into(), String::new());
+            let (key, value) = value.split_once('=').unwrap_or((value, ""));
+            spec.annotations.labels.insert(key.into(), value.into());
         }
         _ => panic!("unknown option {option}"),
     }
@@ -365,6 +434,19 @@ fn show(world: &World, what: &[&str]) -> String {
                 format!("{} vni {} {}\n", n.spec.annotations.name, n.vni, ipam.join(", "))
             };
             state.networks.values().map(|n| line(n)).collect()
+        }
+        ["ingress"] => {
+            let mut addresses: Vec<&IngressAddress> =
+                state.ingress_addresses.values().map(|a| &**a).collect();
+            addresses.sort_by_key(|a| a.index);
+            let line = |a: &IngressAddress| {
+                let (owners, observers) = (node_names(world, &a.owners), node_names(world, &a.observers));
+                format!(
+                    "{} epoch {}: {owners} observed by {observers}\n",
+                    a.spec.address, a.epoch
+                )
+            };
+            addresses.into_iter().map(line).collect()
         }
         ["assignments", node] => assign(state, node, &Default::default())
             .iter()
@@ -430,7 +512,13 @@ fn item_detail(item: &Item) -> String {
                     draining(t.draining)
                 )
             };
-            p.tasks.iter().map(task).collect()
+            let mode = match p.mode() {
+                IngressMode::Mesh => String::new(),
+                mode => format!(" {mode:?}").to_lowercase(),
+            };
+            let only = if p.ingress_address.is_empty() { "" } else { " on " };
+            let tasks: String = p.tasks.iter().map(task).collect();
+            format!("{mode}{only}{}{tasks}", p.ingress_address)
         }
         Some(ItemKind::Service(s)) => format!(" {} vip {}", s.name, s.vip),
         Some(ItemKind::Endpoint(e)) => {
@@ -449,6 +537,11 @@ fn item_detail(item: &Item) -> String {
                 state_name(t.desired_state),
                 state_name(t.observed_state)
             )
+        }
+        Some(ItemKind::IngressAddress(a)) => {
+            let dedicated = if a.dedicated { " dedicated" } else { "" };
+            let text = format!("{:?} observed by {:?}", a.owners, a.observers);
+            format!(" #{} {} epoch {} {text}{dedicated}", a.index, a.address, a.epoch)
         }
         Some(ItemKind::Attachment(a)) => format!(" {}", a.network.addresses.join(" ")),
         _ => String::new(),

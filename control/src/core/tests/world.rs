@@ -75,11 +75,15 @@ impl World {
     /// Plans until nothing is left to do; answers when time will make more.
     pub fn plan(&mut self) -> Option<Timestamp> {
         for _ in 0..MAX_ROUNDS {
-            let Plan { steps, wake_at } = self.next_plan();
-            if steps.is_empty() {
+            let plan = self.next_plan();
+            let wake_at = plan.wake_at;
+            let changes = plan.changes();
+            if changes.is_empty() {
                 return wake_at;
             }
-            self.apply(Change::PlanTasks(PlanTasks { steps }));
+            for change in changes {
+                self.apply(change);
+            }
         }
         panic!("the planners do not come to rest");
     }
