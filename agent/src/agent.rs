@@ -10,6 +10,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Group, chown};
 use sd_notify::NotifyState;
 use skep_control::daemon::{Membership, NodeDaemon};
+use skep_ebpf_loader::Hook;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +44,27 @@ pub struct Options {
     /// Directory for pinned programs and maps; its file system becomes a bpffs
     #[arg(long, env = "SKEP_PIN_DIR", default_value = "/sys/fs/bpf/skep")]
     pub pin_dir: PathBuf,
+    /// How programs get onto interfaces
+    #[arg(long, env = "SKEP_ATTACH", value_enum, default_value_t = Attach::Auto)]
+    pub attach: Attach,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Attach {
+    /// By tcx links where the kernel has them (6.6 and later), else by clsact filters
+    Auto,
+    /// By clsact filters on any kernel
+    Clsact,
+}
+
+impl Attach {
+    /// How programs get onto this host's interfaces.
+    pub fn hook(self) -> Hook {
+        match self {
+            Attach::Auto => skep_ebpf_loader::hook_of_kernel(),
+            Attach::Clsact => Hook::Clsact,
+        }
+    }
 }
 
 /// Runs until SIGTERM or SIGINT. Containers and forwarding go on afterwards.
@@ -61,6 +83,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let daemon = Daemon::new(Common {
         state_dir: options.state_dir.clone(),
         pin_dir: options.pin_dir.clone(),
+        hook: options.attach.hook(),
+        memory: system::memory()?,
         socket: options.socket.clone(),
         engine,
         driver,

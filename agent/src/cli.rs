@@ -32,6 +32,8 @@ pub enum Command {
 pub enum NetCommand {
     /// Packets dropped so far, by reason
     Drops(Output),
+    /// How full the flow tables are
+    Flows(Output),
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,6 +58,7 @@ pub async fn query(page: &str, format: Format) -> anyhow::Result<()> {
         Format::Json => serde_json::to_string_pretty(&answer)?,
         Format::Table => match page {
             "net/drops" => show::drops(&answer),
+            "net/flows" => show::flows(&answer),
             _ => show::status(&answer),
         },
     };

@@ -35,6 +35,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Net {
             command: NetCommand::Drops(output),
         } => runtime.block_on(query("net/drops", output.output)),
+        Command::Net {
+            command: NetCommand::Flows(output),
+        } => runtime.block_on(query("net/flows", output.output)),
     }
 }
 

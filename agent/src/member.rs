@@ -18,6 +18,7 @@ use skep_control::manager::Manager;
 use skep_control::model::NodeDescription;
 use skep_control::rpc::client::{Hello, NodeClient, SessionConfig};
 use skep_control::run::RunningManager;
+use skep_ebpf_loader::Hook;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -38,6 +39,10 @@ mod certificate;
 pub struct Common {
     pub state_dir: PathBuf,
     pub pin_dir: PathBuf,
+    /// How programs get onto interfaces.
+    pub hook: Hook,
+    /// Bytes of memory of this host.
+    pub memory: u64,
     /// Skep's API socket.
     pub socket: PathBuf,
     pub engine: Engine,
@@ -280,6 +285,8 @@ fn network_config(common: &Common, desired: &Desired) -> Option<NetworkConfig> {
     Some(NetworkConfig {
         pin_dir: common.pin_dir.clone(),
         docker_socket: common.engine.socket().to_path_buf(),
+        hook: common.hook,
+        memory: common.memory,
         data_path_address,
         self_index: swarm.self_index,
         data_path_port: u16::try_from(swarm.data_path_port)

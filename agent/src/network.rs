@@ -7,11 +7,13 @@
 //!
 //! - [`core`]: pure: what Docker may have, which tables follow from the items, the text of the firewall;
 //! - [`driver`]: the Docker network driver and its ledger;
+//! - [`flows`]: the flow tables, kept clean and counted;
 //! - [`keeper`]: the task that owns the data plane and makes each pass;
 //! - [`io`]: rtnetlink, nft, iptables, sysctls, guard sockets, the driver's socket, the Engine.
 
 pub mod core;
 pub mod driver;
+mod flows;
 pub mod io;
 mod keeper;
 
@@ -21,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use skep_control::model::{Items, NetworkItem};
-use skep_ebpf_loader::{Datapath, DatapathError, DropReason};
+use skep_ebpf_loader::{Datapath, DatapathError, DropReason, FlowTables, FlowUsage, Hook};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, block_in_place};
 
@@ -48,8 +50,6 @@ pub const MESH_ADDRESS: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 pub const MESH_VNI: u32 = 1;
 /// VNI of mesh packets that were forwarded once already.
 pub const MESH_VNI_FORWARDED: u32 = 2;
-/// Size of the table of established flows.
-pub const MAX_FLOWS: u32 = 131_072;
 const DNS_PORT: u16 = 53;
 /// Requests that may wait for the keeper; more wait for a place, with their own deadlines.
 const QUEUE: usize = 64;
@@ -65,6 +65,10 @@ pub struct NetworkConfig {
     pub self_index: u32,
     /// UDP port of VXLAN: 4789 unless the swarm says otherwise.
     pub data_path_port: u16,
+    /// How programs get onto interfaces.
+    pub hook: Hook,
+    /// Bytes of memory of this node: the flow tables take a small part.
+    pub memory: u64,
     /// Authenticates the probes between nodes.
     pub probe_key: [u8; 32],
 }
@@ -138,6 +142,7 @@ pub struct Network {
     applied: watch::Receiver<u64>,
     problems: watch::Receiver<Vec<String>>,
     questions: mpsc::Sender<Question>,
+    flows: Arc<FlowTables>,
     dns: Mutex<Option<skep_dns::Server>>,
     probe: Probe,
     keeper: JoinHandle<()>,
@@ -180,8 +185,9 @@ pub async fn start(
         .links()
         .ensure_node_links(config.data_path_port, mtu, MESH_ADDRESS, RESOLVER)
         .await?;
-    let datapath = block_in_place(|| Datapath::open(datapath_config(&config, links)))?;
+    let datapath = block_in_place(|| Datapath::open_at(datapath_config(&config, links), config.hook))?;
     let liveness = datapath.liveness()?;
+    let flows = Arc::new(datapath.flow_tables()?);
 
     let (dns_table, dns_tables) = watch::channel(Arc::default());
     let upstreams = resolv_conf::upstreams()?;
@@ -219,6 +225,7 @@ pub async fn start(
         config,
         driver: driver.clone(),
         datapath,
+        flows: flows.clone(),
         links,
         sources,
         sinks,
@@ -241,6 +248,7 @@ pub async fn start(
         applied,
         problems,
         questions: questions_sender,
+        flows,
         dns: Mutex::new(Some(dns)),
         probe,
         keeper,
@@ -361,9 +369,15 @@ impl Network {
             .get(network_id)
             .map(|network| network.vni);
         let vni = network.ok_or_else(|| NetworkError::UnknownNetwork(network_id.to_string()))?;
-        let (answer, answered) = oneshot::channel();
-        self.ask(Question::Flows { vni, address, answer }).await?;
-        answered.await.map_err(|_| NetworkError::Stopped)?
+        flows::established_to(&self.flows, vni, address).await
+    }
+
+    /// How full the flow tables are.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn flow_usage(&self) -> Result<FlowUsage, NetworkError> {
+        flows::usage(&self.flows).await
     }
 
     async fn ask(&self, question: Question) -> Result<(), NetworkError> {

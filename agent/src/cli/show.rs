@@ -56,6 +56,15 @@ pub fn drops(answer: &Value) -> String {
     rows.unwrap_or_else(|| "no packet was dropped".to_string())
 }
 
+pub fn flows(answer: &Value) -> String {
+    let rows = rows_of(
+        &answer["tables"],
+        &["TABLE", "USED", "LIMIT", "BYTES"],
+        &["table", "used", "limit", "bytes"],
+    );
+    rows.unwrap_or_else(|| text(&answer["error"]))
+}
+
 fn rows_of(rows: &Value, header: &[&str], keys: &[&str]) -> Option<String> {
     let rows = list(rows);
     if rows.is_empty() {
@@ -120,5 +129,17 @@ mod tests {
         assert_eq!(drops(&json!({"drops": []})), "no packet was dropped");
         assert!(drops(&json!({"drops": [{"reason": "Spoofed", "packets": 3}]})).contains("Spoofed"));
         assert_eq!(drops(&json!({"drops": [], "error": "not up"})), "not up");
+    }
+
+    #[test]
+    fn flow_tables_show_their_limits() {
+        let answer =
+            json!({"tables": [{"table": "established", "used": 7, "limit": 131_072, "bytes": 22_020_096}]});
+        let shown = flows(&answer);
+        assert!(
+            shown.contains("established") && shown.contains("131072"),
+            "{shown}"
+        );
+        assert_eq!(flows(&json!({"tables": [], "error": "not up"})), "not up");
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use skep_control::model::{ItemKind, TaskState};
+use skep_ebpf_loader::TableUsage;
 
 use super::{Daemon, State, managers};
 use crate::member::View;
@@ -12,6 +13,7 @@ pub async fn page(daemon: &Daemon, path: &str) -> Option<Value> {
     match path.trim_matches('/') {
         "status" => Some(status(daemon).await),
         "net/drops" => Some(drops(daemon).await),
+        "net/flows" => Some(flows(daemon).await),
         _ => None,
     }
 }
@@ -94,5 +96,19 @@ async fn drops(daemon: &Daemon) -> Value {
             json!({"drops": drops.into_iter().map(row).collect::<Vec<_>>()})
         }
         Err(failure) => json!({"drops": [], "error": chain(&failure)}),
+    }
+}
+
+async fn flows(daemon: &Daemon) -> Value {
+    let network = daemon.view().and_then(|view| view.network.borrow().clone());
+    let Some(network) = network else {
+        return json!({"tables": [], "error": "the network of this node is not up"});
+    };
+    let row = |name: &str, table: TableUsage| json!({"table": name, "used": table.used, "limit": table.limit, "bytes": table.bytes});
+    match network.flow_usage().await {
+        Ok(usage) => {
+            json!({"tables": [row("established", usage.established), row("half-open", usage.half_open)]})
+        }
+        Err(failure) => json!({"tables": [], "error": chain(&failure)}),
     }
 }

@@ -12,6 +12,8 @@ use crate::core::address::Interface;
 pub enum SystemError {
     #[error("list the network interfaces")]
     Interfaces(#[source] nix::Error),
+    #[error("read the size of the memory from /proc/meminfo")]
+    Memory(#[source] std::io::Error),
     #[error("find the address towards {remote}")]
     Route {
         remote: SocketAddr,
@@ -55,6 +57,19 @@ pub fn address_towards(remote: SocketAddr) -> Result<IpAddr, SystemError> {
         Ok(socket.local_addr()?.ip())
     };
     ask().map_err(|source| SystemError::Route { remote, source })
+}
+
+/// Bytes of memory of this host.
+///
+/// # Errors
+/// [`SystemError::Memory`].
+pub fn memory() -> Result<u64, SystemError> {
+    let text = std::fs::read_to_string("/proc/meminfo").map_err(SystemError::Memory)?;
+    let total = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    total
+        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
+        .map(|kilobytes| kilobytes * 1024)
+        .ok_or_else(|| SystemError::Memory(std::io::ErrorKind::InvalidData.into()))
 }
 
 /// Docker is on this host: its socket, or its daemon that may start later.

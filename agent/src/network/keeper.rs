@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_control::model::{ItemKind, Items};
-use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason, Liveness, UplinkEntry};
+use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason, FlowTables, Liveness, UplinkEntry, max_flows};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -26,14 +26,12 @@ use crate::network::io::guard::Guards;
 use crate::network::io::links::NodeLinks;
 use crate::network::io::{iptables, nft, sysctl};
 use crate::network::{
-    Desired, MAX_FLOWS, MESH_ADDRESS, MESH_VNI, MESH_VNI_FORWARDED, NetworkConfig, NetworkError, RESOLVER,
+    Desired, MESH_ADDRESS, MESH_VNI, MESH_VNI_FORWARDED, NetworkConfig, NetworkError, RESOLVER, flows,
 };
 use crate::probe::{DEFAULT_PORT, Lease, Peer, Watched};
 
 /// What nobody tells us (a flushed firewall, rules that dockerd made anew) is seen by looking.
 const TICK: Duration = Duration::from_secs(5);
-/// Flows that are over leave the table.
-const FLOW_TICK: Duration = Duration::from_secs(10);
 /// Changes of interfaces come in bursts, most of them our own.
 const LINK_PAUSE: Duration = Duration::from_millis(100);
 
@@ -41,11 +39,6 @@ const LINK_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub enum Question {
     Drops(oneshot::Sender<Result<Vec<(DropReason, u64)>, NetworkError>>),
-    Flows {
-        vni: u32,
-        address: IpAddr,
-        answer: oneshot::Sender<Result<u64, NetworkError>>,
-    },
     Stop {
         remove: bool,
         answer: oneshot::Sender<Vec<NetworkError>>,
@@ -77,6 +70,7 @@ pub struct Keeper {
     pub driver: Driver,
     pub datapath: Datapath,
     pub liveness: Liveness,
+    pub flows: Arc<FlowTables>,
     pub links: NodeLinks,
     pub sources: Sources,
     pub sinks: Sinks,
@@ -92,8 +86,7 @@ impl Keeper {
     pub async fn run(mut self) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut flow_tick = interval(FLOW_TICK);
-        flow_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut collector = std::pin::pin!(flows::collect(self.flows.clone()));
         let mut link_due = None;
         let mut fed = true;
         let mut waiting: Vec<ApplyRequest> = Vec::new();
@@ -128,7 +121,7 @@ impl Keeper {
                     None => break,
                 },
                 _ = tick.tick() => look_around = true,
-                _ = flow_tick.tick() => { self.collect_flows(); continue }
+                never = &mut collector => match never {},
             }
             // One pass serves all that wait.
             while let Ok(request) = self.sources.applies.try_recv() {
@@ -285,7 +278,8 @@ impl Keeper {
         if links != self.links {
             tracing::warn!("the node's interfaces were made anew; the data plane is attached again");
             let config = datapath_config(&self.config, links);
-            self.datapath = block_in_place(|| Datapath::open(config))?;
+            let hook = self.config.hook;
+            self.datapath = block_in_place(|| Datapath::open_at(config, hook))?;
             self.links = links;
         }
         Ok(())
@@ -346,24 +340,9 @@ impl Keeper {
         Ok(())
     }
 
-    fn collect_flows(&mut self) {
-        let collected = block_in_place(|| self.datapath.collect_flows(Datapath::now()?));
-        match collected {
-            Ok(report) => tracing::trace!(?report, "flows collected"),
-            Err(error) => tracing::warn!(%error, "flows not collected"),
-        }
-    }
-
     fn answer(&self, question: Question) {
         let told = match question {
             Question::Drops(answer) => answer.send(self.datapath.drops().map_err(Into::into)).is_ok(),
-            Question::Flows { vni, address, answer } => answer
-                .send(
-                    self.datapath
-                        .established_flows_to(vni, address)
-                        .map_err(Into::into),
-                )
-                .is_ok(),
             Question::Stop { .. } => true,
         };
         if !told {
@@ -411,7 +390,7 @@ pub fn datapath_config(config: &NetworkConfig, links: NodeLinks) -> DatapathConf
         mesh_vni_forwarded: MESH_VNI_FORWARDED,
         resolver: RESOLVER,
         mesh_address: MESH_ADDRESS,
-        max_flows: MAX_FLOWS,
+        max_flows: max_flows(config.memory),
     }
 }
 

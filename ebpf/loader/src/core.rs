@@ -4,3 +4,4 @@ pub mod contents;
 pub mod diff;
 pub mod regions;
 pub mod rows;
+pub mod sizes;

@@ -2,11 +2,12 @@
 
 mod flows;
 mod liveness;
+mod places;
 mod publish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 pub use liveness::Liveness;
@@ -18,9 +19,13 @@ use crate::io::bpffs::{self, BpffsError};
 use crate::io::device::{self, DeviceError};
 use crate::io::kernel;
 use crate::io::maps::{self, Maps, MapsError};
-use crate::io::object::{self, ObjectError};
+use crate::io::object::{self, OBJECT, ObjectError, Source};
+use crate::io::raw_map::RawMapError;
 use crate::io::test_run::{self, TestOutcome, TestPacket, TestRunError};
 use crate::tables::{Counters, DatapathConfig, PublishedEntry, SyncReport, Tables};
+
+pub use flows::FlowTables;
+use places::Before;
 
 /// What can go wrong between the agent and the kernel.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,8 @@ pub enum DatapathError {
     #[error(transparent)]
     Maps(#[from] MapsError),
     #[error(transparent)]
+    RawMap(#[from] RawMapError),
+    #[error(transparent)]
     Attach(#[from] AttachError),
     #[error(transparent)]
     TestRun(#[from] TestRunError),
@@ -44,16 +51,37 @@ pub enum DatapathError {
     Close { first: Box<DatapathError>, more: usize },
 }
 
+/// The programs, and the number of their maps' layout.
+#[derive(Debug, Clone, Copy)]
+pub struct Build {
+    pub layout: u32,
+    pub object: &'static [u8],
+}
+
+impl Build {
+    /// What this crate carries.
+    pub const THIS: Self = Self {
+        layout: LAYOUT,
+        object: OBJECT,
+    };
+}
+
 /// Loaded, attached and pinned programs and maps of this node. All calls belong into the node's network namespace.
 pub struct Datapath {
     config: DatapathConfig,
     pins: PathBuf,
     object: Ebpf,
     maps: Maps,
+    constants: Config,
+    build: Build,
     attached: BTreeSet<Place>,
+    /// How places are attached now, and how they shall be.
     hook: Hook,
-    /// Pins of other layouts: their programs forward until ours have been told what to do.
+    asked: Hook,
+    /// Pins of other layouts.
     older: Vec<PathBuf>,
+    /// The one of them whose programs forward until ours have been told what to do.
+    before: Option<Before>,
     /// What the published ports in the kernel were made from; empty after a restart, then they are made anew.
     published: BTreeMap<PublishedKey, PublishedEntry>,
     next_row: u32,
@@ -83,33 +111,43 @@ impl Datapath {
     /// # Errors
     /// As [`Datapath::open`].
     pub fn open_at(config: DatapathConfig, hook: Hook) -> Result<Self, DatapathError> {
+        Self::open_build(config, hook, Build::THIS)
+    }
+
+    /// [`Datapath::open_at`] with the programs of another build: for tests of what a change between builds does.
+    ///
+    /// # Errors
+    /// As [`Datapath::open`].
+    pub fn open_build(config: DatapathConfig, hook: Hook, build: Build) -> Result<Self, DatapathError> {
         bpffs::prepare(&config.pin_dir)?;
-        let pins = config.pin_dir.join(format!("v{LAYOUT}"));
+        let pins = config.pin_dir.join(format!("v{}", build.layout));
         bpffs::prepare(&pins)?;
         let older = bpffs::siblings(&pins)?;
-        let constants = Config {
-            node: config.node_index,
-            vxlan_ifindex: config.vxlan_ifindex,
-            host_ifindex: config.host_ifindex,
-            mesh_vni: config.mesh_vni,
-            mesh_vni_forwarded: config.mesh_vni_forwarded,
-            resolver_be: u32::from_ne_bytes(config.resolver.octets()),
-            mesh_address_be: u32::from_ne_bytes(config.mesh_address.octets()),
-            host_mac: device::mac(config.host_peer_ifindex)?,
-            pad: 0,
-        };
+        let before = Before::find(&older)?;
+        let constants = constants(&config)?;
         maps::check(&pins)?;
-        let mut object = object::load(&pins, &constants, config.max_flows)?;
+        let source = source(build, &pins, config.max_flows, before.as_ref());
+        let loaded = object::load(&source, &constants).map_err(DatapathError::from);
+        let mut object = match loaded {
+            Ok(object) => object,
+            Err(error) => {
+                discard(&pins);
+                return Err(error);
+            }
+        };
         let maps = Maps::open(&mut object)?;
-        let attached = attach::attached(&pins)?.into_iter().collect();
         let mut datapath = Self {
             config,
             pins,
             object,
             maps,
-            attached,
-            hook,
+            constants,
+            build,
+            attached: BTreeSet::new(),
+            hook: before.as_ref().map_or(hook, Before::hook),
+            asked: hook,
             older,
+            before,
             published: BTreeMap::new(),
             next_row: 0,
             next_task: 0,
@@ -118,37 +156,13 @@ impl Datapath {
         Ok(datapath)
     }
 
-    /// New programs into all pinned links; links of interfaces that are gone are swept.
-    fn take_over(&mut self) -> Result<(), DatapathError> {
-        let fixed = self.fixed_places();
-        let other: Vec<Place> = self.attached.difference(&fixed).copied().collect();
-        for place in other {
-            if !attach::replace(&mut self.object, &self.pins, place, self.hook)? {
-                tracing::debug!(?place, "the interface of a pin is gone");
-                attach::detach(&self.pins, place, self.hook)?;
-                self.attached.remove(&place);
-            }
-        }
-        if self.older.is_empty() {
-            for place in fixed {
-                attach::attach(&mut self.object, &self.pins, place, self.hook)?;
-                self.attached.insert(place);
-            }
-        }
-        Ok(())
-    }
-
-    fn fixed_places(&self) -> BTreeSet<Place> {
-        BTreeSet::from([
-            Place {
-                program: Program::Overlay,
-                ifindex: self.config.vxlan_ifindex,
-            },
-            Place {
-                program: Program::Host,
-                ifindex: self.config.host_ifindex,
-            },
-        ])
+    fn source(&self) -> Source<'_> {
+        source(
+            self.build,
+            &self.pins,
+            self.config.max_flows,
+            self.before.as_ref(),
+        )
     }
 
     /// Makes the kernel's maps and attachments equal to `tables`; additions before removals.
@@ -165,21 +179,8 @@ impl Datapath {
         self.place(tables, &mut report)?;
         report.removed += self.withdraw(tables)?;
         report.removed += self.prune(&wanted)?;
-        self.sweep_other_layouts();
+        self.leave_other_layouts();
         Ok(report)
-    }
-
-    /// Only now that everything is in place again: until then the programs of another version forward. What cannot be
-    /// removed is tried again with the next sync.
-    fn sweep_other_layouts(&mut self) {
-        let (attached, hook) = (&self.attached, self.hook);
-        self.older.retain(|pins| {
-            let errors = attach::sweep(pins, attached, hook);
-            for error in &errors {
-                tracing::warn!(%error, "pins of another version stay");
-            }
-            !errors.is_empty()
-        });
     }
 
     /// What is looked up is there before what points to it.
@@ -206,40 +207,6 @@ impl Datapath {
             + maps.networks.prune(&wanted.networks)?
             + maps.peers.prune(&wanted.peers)?
             + maps.nodes.prune(&wanted.nodes)?)
-    }
-
-    fn place(&mut self, tables: &Tables, report: &mut SyncReport) -> Result<(), DatapathError> {
-        let mut wanted = self.fixed_places();
-        wanted.extend(tables.endpoints.iter().filter_map(|e| e.local).map(|l| Place {
-            program: Program::Container,
-            ifindex: l.ifindex,
-        }));
-        wanted.extend(tables.uplinks.iter().map(|u| Place {
-            program: Program::Uplink,
-            ifindex: u.ifindex,
-        }));
-        let ingress = tables.ingress.iter().filter(|entry| entry.ifindex != 0);
-        wanted.extend(ingress.map(|entry| Place {
-            program: Program::Uplink,
-            ifindex: entry.ifindex,
-        }));
-        let missing: Vec<Place> = wanted.difference(&self.attached).copied().collect();
-        for place in missing {
-            match attach::attach(&mut self.object, &self.pins, place, self.hook) {
-                Ok(()) => {
-                    self.attached.insert(place);
-                    report.attached.push(place.ifindex);
-                }
-                Err(error) => report.failed.push((place.ifindex, error.to_string())),
-            }
-        }
-        let unwanted: Vec<Place> = self.attached.difference(&wanted).copied().collect();
-        for place in unwanted {
-            attach::detach(&self.pins, place, self.hook)?;
-            self.attached.remove(&place);
-            report.detached.push(place.ifindex);
-        }
-        Ok(())
     }
 
     /// Packets dropped so far, by reason; reasons that never occurred are left out.
@@ -299,20 +266,9 @@ impl Datapath {
         if !remove {
             return Ok(());
         }
-        let mut errors: Vec<DatapathError> = Vec::new();
-        for place in &self.attached {
-            errors.extend(
-                attach::detach(&self.pins, *place, self.hook)
-                    .err()
-                    .map(DatapathError::from),
-            );
-        }
-        errors.extend(bpffs::clear(&self.pins).into_iter().map(DatapathError::from));
-        let older = self
-            .older
-            .iter()
-            .flat_map(|pins| attach::sweep(pins, &BTreeSet::new(), self.hook));
-        errors.extend(older.map(DatapathError::from));
+        let all = self.older.iter().chain([&self.pins]);
+        let errors = all.flat_map(|pins| attach::sweep(pins));
+        let errors: Vec<DatapathError> = errors.map(DatapathError::from).collect();
         let mut errors = errors.into_iter();
         match errors.next() {
             None => Ok(()),
@@ -337,4 +293,38 @@ fn macs(tables: &Tables, report: &mut SyncReport) -> BTreeMap<u32, [u8; 6]> {
         }
     }
     macs
+}
+
+fn constants(config: &DatapathConfig) -> Result<Config, DatapathError> {
+    Ok(Config {
+        node: config.node_index,
+        vxlan_ifindex: config.vxlan_ifindex,
+        host_ifindex: config.host_ifindex,
+        mesh_vni: config.mesh_vni,
+        mesh_vni_forwarded: config.mesh_vni_forwarded,
+        resolver_be: u32::from_ne_bytes(config.resolver.octets()),
+        mesh_address_be: u32::from_ne_bytes(config.mesh_address.octets()),
+        host_mac: device::mac(config.host_peer_ifindex)?,
+        pad: 0,
+    })
+}
+
+fn source<'a>(build: Build, pins: &'a Path, max_flows: u32, before: Option<&'a Before>) -> Source<'a> {
+    Source {
+        object: build.object,
+        pins,
+        max_flows,
+        gated: before.is_some(),
+        flows_of: before.and_then(Before::flows).map(PathBuf::as_path),
+    }
+}
+
+/// Maps without programs are of no use to anybody: these were made for programs that the kernel refused.
+fn discard(pins: &Path) {
+    let unused = attach::placed(pins).is_ok_and(|placed| placed.is_empty());
+    if unused {
+        for error in bpffs::clear(pins) {
+            tracing::warn!(%error, "maps without programs stay");
+        }
+    }
 }

@@ -4,9 +4,11 @@ pub mod attach;
 pub mod bpffs;
 mod clsact;
 pub mod device;
+pub mod flows;
 pub mod kernel;
 pub mod maps;
 pub mod object;
+pub mod raw_map;
 pub mod test_run;
 
 /// An error of aya with what caused it: its own words often stop at the name of the system call.

@@ -9,7 +9,8 @@ mod io;
 mod tables;
 
 pub use crate::core::rows;
-pub use datapath::{Datapath, DatapathError, Liveness};
+pub use crate::core::sizes::{BYTES_PER_FLOW, max_flows};
+pub use datapath::{Build, Datapath, DatapathError, FlowTables, Liveness};
 pub use io::attach::{Hook, Program};
 pub use io::kernel::{check_kernel, hook as hook_of_kernel};
 pub use io::test_run::{TestOutcome, TestPacket, Verdict};

@@ -203,7 +203,23 @@ pub struct Counters {
     pub dropped: u64,
 }
 
-/// What one [`crate::Datapath::collect_flows`] found.
+/// How full the flow tables are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FlowUsage {
+    pub established: TableUsage,
+    pub half_open: TableUsage,
+}
+
+/// How full a table is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TableUsage {
+    pub used: u64,
+    pub limit: u32,
+    /// Kernel memory it has, full or empty.
+    pub bytes: u64,
+}
+
+/// What one [`crate::FlowTables::collect`] found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FlowReport {
     pub established: u64,

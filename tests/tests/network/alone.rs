@@ -36,6 +36,8 @@ async fn serve(self_index: u32, address: IpAddr) -> Result<()> {
         data_path_address: address,
         self_index,
         data_path_port: 4789,
+        hook: skep_agent::agent::Attach::Auto.hook(),
+        memory: 0,
         probe_key: [7; 32],
     };
     let (sender, desired) = watch::channel(Desired::default());

@@ -1,7 +1,6 @@
 //! Programs on interfaces: tcx links, pinned, so that they outlive the agent and are replaced in place; or, where the
 //! kernel has no tcx, what `clsact` does in their stead.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -46,7 +45,7 @@ impl Program {
 }
 
 /// How programs get onto interfaces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
     /// Kernel 6.6 and later.
     Tcx,
@@ -61,21 +60,44 @@ pub struct Place {
 }
 
 impl Place {
-    pub fn file_name(self) -> String {
-        format!("link_{}_{}", self.program.name(), self.ifindex)
+    pub const fn by(self, hook: Hook) -> Placed {
+        Placed { place: self, hook }
+    }
+}
+
+/// A place that has one of our programs, and by what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Placed {
+    pub place: Place,
+    pub hook: Hook,
+}
+
+impl Placed {
+    /// Name of the pin, or of the note about a filter. Layouts 1 and 2 named notes as pins are.
+    fn file_name(self) -> String {
+        let kind = match self.hook {
+            Hook::Tcx => "link",
+            Hook::Clsact => "filter",
+        };
+        format!("{kind}_{}_{}", self.place.program.name(), self.place.ifindex)
     }
 
-    fn pin(self, pins: &Path) -> PathBuf {
+    pub fn path(self, pins: &Path) -> PathBuf {
         pins.join(self.file_name())
     }
 
-    fn parse(name: &str) -> Option<Self> {
-        let (program, ifindex) = name.strip_prefix("link_")?.rsplit_once('_')?;
+    fn parse(name: &str, is_directory: bool) -> Option<Self> {
+        let name = name
+            .strip_prefix("link_")
+            .or_else(|| name.strip_prefix("filter_"))?;
+        let (program, ifindex) = name.rsplit_once('_')?;
         let program = *Program::ALL.iter().find(|p| p.name() == program)?;
-        Some(Self {
+        let place = Place {
             program,
             ifindex: ifindex.parse().ok()?,
-        })
+        };
+        let hook = if is_directory { Hook::Clsact } else { Hook::Tcx };
+        Some(Self { place, hook })
     }
 }
 
@@ -111,20 +133,21 @@ pub enum AttachError {
     Pin { path: PathBuf, source: PinError },
 }
 
-/// Places that have a pinned link. Interfaces may be gone.
-pub fn attached(pins: &Path) -> Result<Vec<Place>, AttachError> {
+/// Places that have a pinned link or a noted filter. Interfaces may be gone.
+pub fn placed(pins: &Path) -> Result<Vec<Placed>, AttachError> {
     Ok(bpffs::list(pins)?
         .iter()
-        .filter_map(|name| Place::parse(name))
+        .filter_map(|name| Placed::parse(name, pins.join(name).is_dir()))
         .collect())
 }
 
-/// Puts the program in its place: into the pinned link if there is a living one, else by a new link, first in order.
-pub fn attach(object: &mut Ebpf, pins: &Path, place: Place, hook: Hook) -> Result<(), AttachError> {
-    if hook == Hook::Clsact {
-        return clsact::attach(object, pins, place);
+/// Puts the program in its place: where an older one of ours is if there is a living one, else first in order.
+pub fn attach(object: &mut Ebpf, pins: &Path, placed: Placed) -> Result<(), AttachError> {
+    let place = placed.place;
+    if placed.hook == Hook::Clsact {
+        return clsact::attach(object, pins, placed);
     }
-    let path = place.pin(pins);
+    let path = placed.path(pins);
     if replace_link(object, &path, place)? {
         return Ok(());
     }
@@ -156,10 +179,10 @@ pub fn attach(object: &mut Ebpf, pins: &Path, place: Place, hook: Hook) -> Resul
 
 /// Puts the program where an older one of ours is. `false`: there is none any more; an interface may be gone, and its
 /// number may belong to another one by now, which is not touched.
-pub fn replace(object: &mut Ebpf, pins: &Path, place: Place, hook: Hook) -> Result<bool, AttachError> {
-    match hook {
-        Hook::Tcx => replace_link(object, &place.pin(pins), place),
-        Hook::Clsact => clsact::replace(object, place),
+pub fn replace(object: &mut Ebpf, pins: &Path, placed: Placed) -> Result<bool, AttachError> {
+    match placed.hook {
+        Hook::Tcx => replace_link(object, &placed.path(pins), placed.place),
+        Hook::Clsact => clsact::replace(object, pins, placed.place),
     }
 }
 
@@ -207,25 +230,23 @@ fn replace_link(object: &mut Ebpf, path: &Path, place: Place) -> Result<bool, At
 }
 
 /// Takes the program from its place; an interface that is gone is fine.
-pub fn detach(pins: &Path, place: Place, hook: Hook) -> Result<(), AttachError> {
-    if hook == Hook::Clsact {
-        return clsact::detach(pins, place);
+pub fn detach(pins: &Path, placed: Placed) -> Result<(), AttachError> {
+    match placed.hook {
+        Hook::Tcx => Ok(bpffs::remove(&placed.path(pins))?),
+        Hook::Clsact => clsact::detach(pins, placed),
     }
-    Ok(bpffs::remove(&place.pin(pins))?)
 }
 
-/// Removes a whole directory of pins. What hangs in the places of `kept` belongs to another directory already. Goes on
-/// after failures and returns them.
-pub fn sweep(pins: &Path, kept: &BTreeSet<Place>, hook: Hook) -> Vec<AttachError> {
-    let places = match attached(pins) {
-        Ok(places) => places,
+/// Removes a whole directory of pins, and what hangs by them. Goes on after failures and returns them.
+pub fn sweep(pins: &Path) -> Vec<AttachError> {
+    let placed = match placed(pins) {
+        Ok(placed) => placed,
         Err(error) => return vec![error],
     };
-    // One filter serves all versions, a link only its own: it goes with its pin.
-    let gone = places
+    let mut errors: Vec<AttachError> = placed
         .into_iter()
-        .filter(|place| hook == Hook::Tcx || !kept.contains(place));
-    let mut errors: Vec<AttachError> = gone.filter_map(|place| detach(pins, place, hook).err()).collect();
+        .filter_map(|placed| detach(pins, placed).err())
+        .collect();
     errors.extend(bpffs::clear(pins).into_iter().map(AttachError::from));
     errors
 }
@@ -237,15 +258,19 @@ mod tests {
     #[test]
     fn pins_name_their_place() {
         for program in Program::ALL {
-            let place = Place {
-                program: *program,
-                ifindex: 42,
-            };
-            let path = place.pin(Path::new("/pins"));
-            let name = path.file_name().and_then(|n| n.to_str()).expect("a name");
-            assert_eq!(Place::parse(name), Some(place));
+            for hook in [Hook::Tcx, Hook::Clsact] {
+                let place = Place {
+                    program: *program,
+                    ifindex: 42,
+                };
+                let placed = Placed { place, hook };
+                let name = placed.file_name();
+                assert_eq!(Placed::parse(&name, hook == Hook::Clsact), Some(placed));
+            }
         }
-        assert_eq!(Place::parse("FLOWS"), None);
-        assert_eq!(Place::parse("link_from_nowhere_3"), None);
+        let note = Placed::parse("link_from_host_7", true).expect("a note of layout 2");
+        assert_eq!(note.hook, Hook::Clsact);
+        assert_eq!(Placed::parse("FLOWS", false), None);
+        assert_eq!(Placed::parse("link_from_nowhere_3", false), None);
     }
 }

@@ -75,15 +75,17 @@ pub fn siblings(directory: &Path) -> Result<Vec<PathBuf>, BpffsError> {
     let Some(parent) = directory.parent() else {
         return Ok(Vec::new());
     };
-    let is_version = |name: &String| {
-        name.strip_prefix('v')
-            .is_some_and(|number| number.parse::<u32>().is_ok())
-    };
-    let names = list(parent)?.into_iter().filter(is_version);
-    Ok(names
+    Ok(list(parent)?
+        .into_iter()
         .map(|name| parent.join(name))
-        .filter(|path| path != directory)
+        .filter(|path| version(path).is_some() && path != directory)
         .collect())
+}
+
+/// The number in the name of a directory of pins.
+pub fn version(directory: &Path) -> Option<u32> {
+    let name = directory.file_name()?.to_str()?;
+    name.strip_prefix('v')?.parse().ok()
 }
 
 /// Removes a pin; one that is gone already is fine.

@@ -85,47 +85,6 @@ impl<K: Pod + Ord, V: Pod + PartialEq> Table<K, V> {
     }
 }
 
-/// A table that the kernel writes.
-#[derive(Debug)]
-pub struct Flows {
-    name: &'static str,
-    map: HashMap<MapData, FlowKey, FlowValue>,
-}
-
-impl Flows {
-    fn open(object: &mut Ebpf, name: &'static str) -> Result<Self, MapsError> {
-        let map = take(object, name)?;
-        // A typed view of an LRU map is the same as of a plain one.
-        let map = map
-            .try_into()
-            .map_err(|source| MapsError::Open { map: name, source })?;
-        Ok(Self { name, map })
-    }
-
-    /// All flows; entries that vanish meanwhile are left out.
-    pub fn all(&self) -> Result<Vec<(FlowKey, FlowValue)>, MapsError> {
-        let mut flows = Vec::new();
-        let keys = self.map.keys().collect::<Result<Vec<FlowKey>, MapError>>();
-        let read = |source| MapsError::Read {
-            map: self.name,
-            source,
-        };
-        for key in keys.map_err(read)? {
-            match self.map.get(&key, 0) {
-                Ok(value) => flows.push((key, value)),
-                Err(error) if is_absent(&error) => {}
-                Err(source) => return Err(read(source)),
-            }
-        }
-        Ok(flows)
-    }
-
-    /// Forgets a flow; one that is gone already is fine.
-    pub fn remove(&mut self, key: &FlowKey) -> Result<(), MapsError> {
-        remove(&mut self.map, self.name, key)
-    }
-}
-
 /// A second handle to a map that is pinned.
 pub fn open_pinned<K: Pod, V: Pod>(
     pins: &Path,
@@ -173,7 +132,7 @@ fn is_absent(error: &MapError) -> bool {
 }
 
 /// Names of the pinned maps that user space reads or writes, with the sizes of their keys and values.
-const SIZES: [(&str, usize, usize); 17] = [
+const SIZES: &[(&str, usize, usize)] = &[
     size::<u32, InterfaceValue>("INTERFACES"),
     size::<SourceKey, SourceValue>("SOURCES"),
     size::<u32, NetworkValue>("NETWORKS"),
@@ -189,6 +148,8 @@ const SIZES: [(&str, usize, usize); 17] = [
     size::<u32, TaskValue>("TASKS"),
     size::<FlowKey, FlowValue>("FLOWS"),
     size::<FlowKey, FlowValue>("HALF_OPEN"),
+    size::<u32, u32>("GATE"),
+    size::<u32, u32>("PRESSURE"),
     size::<u32, u64>("DROPS"),
     size::<u32, u64>("COUNTERS"),
 ];
@@ -200,7 +161,7 @@ const fn size<K, V>(name: &str) -> (&str, usize, usize) {
 /// Checks that maps pinned by another build have the sizes of this one: the kernel reads and writes as many bytes as the
 /// map says, whatever we hand it. Maps that are not pinned yet are fine.
 pub fn check(pins: &Path) -> Result<(), MapsError> {
-    for (name, key, value) in SIZES {
+    for &(name, key, value) in SIZES {
         let path = pins.join(name);
         if !path.exists() {
             continue;
@@ -227,8 +188,7 @@ pub struct Maps {
     marks: HashMap<MapData, u32, u32>,
     pub own_addresses: Table<Address, OwnAddressValue>,
     pub published: Table<PublishedKey, PublishedValue>,
-    pub flows: Flows,
-    pub half_open: Flows,
+    gate: Array<MapData, u32>,
     rows: Array<MapData, Row>,
     tasks: Array<MapData, TaskValue>,
     drops: PerCpuArray<MapData, u64>,
@@ -248,8 +208,7 @@ impl Maps {
             marks: open(object, "MARKS")?,
             own_addresses: Table::open(object, "OWN_ADDRESSES")?,
             published: Table::open(object, "PUBLISHED")?,
-            flows: Flows::open(object, "FLOWS")?,
-            half_open: Flows::open(object, "HALF_OPEN")?,
+            gate: open(object, "GATE")?,
             rows: open(object, "ROWS")?,
             tasks: open(object, "TASKS")?,
             drops: open(object, "DROPS")?,
@@ -281,6 +240,13 @@ impl Maps {
                 .map_err(|source| MapsError::Write { map: "TASKS", source })?;
         }
         Ok(())
+    }
+
+    /// From now on the programs of this layout work, whatever stands behind them.
+    pub fn open_gate(&mut self) -> Result<(), MapsError> {
+        self.gate
+            .set(0, 1, 0)
+            .map_err(|source| MapsError::Write { map: "GATE", source })
     }
 
     /// Drops by number of their reason, summed over CPUs.

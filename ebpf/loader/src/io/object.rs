@@ -6,11 +6,19 @@ use aya::programs::{ProgramError, SchedClassifier};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use skep_ebpf_common::Config;
 
+use crate::core::sizes::half_open_flows;
 use crate::io::attach::Program;
 use crate::io::whole;
 
 /// What `cargo xtask build-ebpf` made.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_DATAPATH_OBJECT"));
+pub const OBJECT: &[u8] = aya::include_bytes_aligned!(env!("SKEP_DATAPATH_OBJECT"));
+
+/// Maps that stand for those of another layout, and the names of these.
+const BEFORE: [(&str, &str); 3] = [
+    ("FLOWS_BEFORE", "FLOWS"),
+    ("HALF_OPEN_BEFORE", "HALF_OPEN"),
+    ("FRAGMENTS_BEFORE", "FRAGMENTS"),
+];
 
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
@@ -25,13 +33,28 @@ pub enum ObjectError {
     },
 }
 
-/// Loads all programs. Maps pinned in `pins` are taken over as they are, missing ones are made and pinned there.
-pub fn load(pins: &Path, config: &Config, max_flows: u32) -> Result<Ebpf, ObjectError> {
-    let half_open = (max_flows / 8).max(1024);
-    let mut object = EbpfLoader::new()
-        .default_map_pin_directory(pins)
-        .map_max_entries("FLOWS", max_flows)
-        .map_max_entries("HALF_OPEN", half_open)
+/// What is loaded, and on what.
+pub struct Source<'a> {
+    pub object: &'a [u8],
+    /// Maps pinned here are taken over as they are, missing ones are made and pinned.
+    pub pins: &'a Path,
+    pub max_flows: u32,
+    /// Programs of another layout work until the gate opens.
+    pub gated: bool,
+    /// Directory of another layout whose flows are looked up as well.
+    pub flows_of: Option<&'a Path>,
+}
+
+/// Loads all programs.
+pub fn load(source: &Source<'_>, config: &Config) -> Result<Ebpf, ObjectError> {
+    let (gated, moving) = (u32::from(source.gated), u32::from(source.flows_of.is_some()));
+    let mut loader = EbpfLoader::new();
+    loader
+        .default_map_pin_directory(source.pins)
+        .map_max_entries("FLOWS", source.max_flows)
+        .map_max_entries("HALF_OPEN", half_open_flows(source.max_flows))
+        .override_global("GATED", &gated, true)
+        .override_global("MOVING", &moving, true)
         .override_global("NODE", &config.node, true)
         .override_global("VXLAN_IFINDEX", &config.vxlan_ifindex, true)
         .override_global("HOST_IFINDEX", &config.host_ifindex, true)
@@ -39,9 +62,13 @@ pub fn load(pins: &Path, config: &Config, max_flows: u32) -> Result<Ebpf, Object
         .override_global("MESH_VNI_FORWARDED", &config.mesh_vni_forwarded, true)
         .override_global("RESOLVER_BE", &config.resolver_be, true)
         .override_global("MESH_ADDRESS_BE", &config.mesh_address_be, true)
-        .override_global("HOST_MAC", &config.host_mac, true)
-        .load(OBJECT)
-        .map_err(ObjectError::Load)?;
+        .override_global("HOST_MAC", &config.host_mac, true);
+    if let Some(before) = source.flows_of {
+        for (map, old) in BEFORE {
+            loader.map_pin_path(map, before.join(old));
+        }
+    }
+    let mut object = loader.load(source.object).map_err(ObjectError::Load)?;
     for program in Program::ALL {
         let source = |source| ObjectError::Program {
             program: program.name(),

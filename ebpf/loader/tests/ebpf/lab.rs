@@ -97,6 +97,7 @@ pub struct Node {
     pub datapath: Option<Datapath>,
     pub uplink: u32,
     pub hook: Hook,
+    pub build: Build,
 }
 
 impl Node {
@@ -104,7 +105,7 @@ impl Node {
     pub fn open(&mut self) {
         let opened = self
             .space
-            .run(|| Datapath::open_at(self.config.clone(), self.hook));
+            .run(|| Datapath::open_build(self.config.clone(), self.hook, self.build));
         self.datapath = Some(opened.unwrap_or_else(|error| panic!("{error}")));
     }
 
@@ -237,6 +238,7 @@ impl Lab {
             datapath: None,
             uplink,
             hook: self.hook,
+            build: Build::THIS,
         };
         node.open();
         node

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
-use skep_ebpf_common::{ENDPOINT_VIP, EndpointKey, EndpointValue, LAYOUT, PublishedKey, PublishedValue};
+use skep_ebpf_common::{ENDPOINT_VIP, EndpointKey, EndpointValue, PublishedKey, PublishedValue};
 use skep_ebpf_loader::*;
 
 use crate::lab::{Lab, Node, Space};
@@ -52,15 +53,19 @@ fn published(port: u16, algorithm: u32) -> PublishedEntry {
     }
 }
 
+fn pin_dir(node: &Node) -> PathBuf {
+    node.config.pin_dir.join(format!("v{}", node.build.layout))
+}
+
 fn pins(node: &Node) -> BTreeSet<String> {
-    let entries = std::fs::read_dir(node.config.pin_dir.join(format!("v{LAYOUT}"))).expect("pins");
+    let entries = std::fs::read_dir(pin_dir(node)).expect("pins");
     entries
         .map(|entry| entry.expect("a pin").file_name().to_string_lossy().into_owned())
         .collect()
 }
 
 fn read<K: aya::Pod + Ord, V: aya::Pod>(node: &Node, name: &str) -> BTreeMap<K, V> {
-    let data = MapData::from_pin(node.config.pin_dir.join(format!("v{LAYOUT}")).join(name)).expect("pinned");
+    let data = MapData::from_pin(pin_dir(node).join(name)).expect("pinned");
     let map: HashMap<MapData, K, V> = Map::HashMap(data).try_into().expect("typed");
     map.iter().collect::<Result<_, _>>().expect("read")
 }
@@ -82,7 +87,7 @@ fn seen_by_others(space: &Space, interface: &str, hook: Hook) -> usize {
                 .output()
                 .expect("tc");
             String::from_utf8_lossy(&output.stdout)
-                .matches("handle 0x736b6570")
+                .matches("handle 0x736b65")
                 .count()
         }
     }
@@ -150,7 +155,7 @@ fn whole_life(hook: Hook) {
     let node = &mut lab.nodes[0];
     let datapath = node.datapath.take().expect("open");
     node.space.run(|| datapath.close(true)).expect("close");
-    assert!(!node.config.pin_dir.join(format!("v{LAYOUT}")).exists());
+    assert!(!pin_dir(node).exists());
     for interface in ["v2x0", "eth0", "skep1", "skep-vxlan"] {
         ends_with(&node.space, interface, hook, 0);
     }
@@ -222,10 +227,9 @@ fn take_over(lab: &mut Lab, hook: Hook, veth: u32) {
 
 /// An agent with another layout of maps starts: programs of the old one go when the new ones know everything.
 fn another_layout(lab: &mut Lab, hook: Hook) {
-    let pins = lab.nodes[0].config.pin_dir.join(format!("v{LAYOUT}"));
-    let older = lab.nodes[0].config.pin_dir.join("v0");
+    let older = pin_dir(&lab.nodes[0]);
     drop(lab.nodes[0].datapath.take());
-    std::fs::rename(&pins, &older).expect("rename");
+    lab.nodes[0].build.layout += 1;
     lab.nodes[0].open();
     assert!(older.exists());
     assert_eq!(
@@ -254,7 +258,7 @@ fn a_whole_life_with_clsact() {
 fn a_map_of_another_build_is_refused() {
     let mut lab = lab(hook_of_kernel());
     drop(lab.nodes[0].datapath.take());
-    let pins = lab.nodes[0].config.pin_dir.join(format!("v{LAYOUT}"));
+    let pins = pin_dir(&lab.nodes[0]);
     std::fs::rename(pins.join("NODES"), pins.join("NETWORKS_KEPT")).expect("rename");
     std::fs::rename(pins.join("NETWORKS"), pins.join("NODES")).expect("rename");
     let config = lab.nodes[0].config.clone();

@@ -209,17 +209,19 @@ fn a_flow_older_than_the_table_finds_its_task() {
     lab.sync();
     check(&mut streams);
     let flows = lab.nodes[0]
-        .with(|d| d.established_flows_to(INGRESS, IpAddr::V4(ingress(10))))
+        .with(|d| d.flow_tables()?.established_to(INGRESS, IpAddr::V4(ingress(10))))
         .expect("flows");
     assert_eq!(flows, 12);
     drop(streams);
     std::thread::sleep(Duration::from_millis(100));
     let flows = lab.nodes[0]
-        .with(|d| d.established_flows_to(INGRESS, IpAddr::V4(ingress(10))))
+        .with(|d| d.flow_tables()?.established_to(INGRESS, IpAddr::V4(ingress(10))))
         .expect("flows");
     assert_eq!(flows, 0, "closed connections are no reason to wait");
     let later = Datapath::now().expect("a clock") + Duration::from_secs(60);
-    let report = lab.nodes[0].with(|d| d.collect_flows(later)).expect("collect");
+    let report = lab.nodes[0]
+        .with(|d| d.flow_tables()?.collect(later))
+        .expect("collect");
     assert!(report.expired >= 12 && report.established == 0, "{report:?}");
 }
 

@@ -164,7 +164,7 @@ fn a_withdrawn_task_keeps_its_flow() {
     };
     exchange(b"before");
     let flows = lab.nodes[0]
-        .with(|d| d.established_flows_to(APP, IpAddr::V4(app(12))))
+        .with(|d| d.flow_tables()?.established_to(APP, IpAddr::V4(app(12))))
         .expect("flows");
     assert_eq!(flows, 1);
     lab.tables.services[0].backends.clear();
