@@ -43,20 +43,97 @@ pub const fn endpoint_mac(address_be: u32) -> [u8; 6] {
     [0x02, 0x42, octets[0], octets[1], octets[2], octets[3]]
 }
 
-/// Kind byte of a mesh packet on its way to a task.
+/// `MeshHeader::kind`: on its way to a task.
 pub const MESH_FORWARD: u8 = 1;
-/// Kind byte of a mesh packet on its way back to the client.
+/// `MeshHeader::kind`: on its way back to the client.
 pub const MESH_REPLY: u8 = 2;
 
-/// Inner destination MAC of a mesh packet: its kind, and how often it was forwarded.
-#[inline(always)]
-pub const fn mesh_hop_mac(kind: u8, hop: u8) -> [u8; 6] {
-    [0x02, 0x53, 0x4b, kind, hop, 0]
+/// `MeshHeader::flags`: an ingress address was dialed.
+pub const MESH_INGRESS: u8 = 1;
+/// `MeshHeader::flags`: only ports that name the dialed address answer on it.
+pub const MESH_DEDICATED: u8 = 2;
+/// `MeshHeader::flags`: the entry node has looked among its own tasks.
+pub const MESH_ENTRY_ASKED: u8 = 4;
+
+/// Nodes that a mesh packet can name as asked already, beside the one it came in through.
+pub const ASKED: usize = 3;
+
+/// What the inner MAC addresses of a mesh packet say. A packet of the first hop to an address of the node, and a reply, look
+/// as they always did, so that nodes of another version take them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MeshHeader {
+    pub kind: u8,
+    /// How often it was sent from node to node.
+    pub hop: u8,
+    pub flags: u8,
+    /// Fingerprints of nodes that did not know its flow, see [`crate::hash::fingerprint`]; 0: none.
+    pub asked: [u8; ASKED],
+    /// Node the client came in through; of a reply, the task's.
+    pub node: u32,
 }
 
-/// Inner source MAC of a mesh packet: the node the client came in through.
-#[inline(always)]
-pub const fn mesh_node_mac(node: u32) -> [u8; 6] {
-    let bytes = node.to_be_bytes();
-    [0x02, 0x53, bytes[0], bytes[1], bytes[2], bytes[3]]
+impl MeshHeader {
+    /// A reply from this node.
+    #[inline(always)]
+    pub const fn reply(node: u32) -> Self {
+        Self {
+            kind: MESH_REPLY,
+            hop: 0,
+            flags: 0,
+            asked: [0; ASKED],
+            node,
+        }
+    }
+
+    /// Destination and source MAC address.
+    #[inline(always)]
+    pub const fn macs(self) -> ([u8; 6], [u8; 6]) {
+        let [a, b, c] = self.asked;
+        let n = self.node.to_be_bytes();
+        (
+            [0x02, 0x53 ^ a, 0x4b ^ b, self.kind, self.hop, self.flags],
+            [0x02, 0x53 ^ c, n[0], n[1], n[2], n[3]],
+        )
+    }
+
+    #[inline(always)]
+    pub const fn read(destination: [u8; 6], source: [u8; 6]) -> Option<Self> {
+        let (d, s) = (destination, source);
+        if d[0] != 0x02 || s[0] != 0x02 {
+            return None;
+        }
+        Some(Self {
+            kind: d[3],
+            hop: d[4],
+            flags: d[5],
+            asked: [d[1] ^ 0x53, d[2] ^ 0x4b, s[1] ^ 0x53],
+            node: u32::from_be_bytes([s[2], s[3], s[4], s[5]]),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mesh_headers_are_read_as_written() {
+        let header = MeshHeader {
+            kind: MESH_FORWARD,
+            hop: 2,
+            flags: MESH_INGRESS,
+            asked: [7, 0, 255],
+            node: 0x0102_0304,
+        };
+        let (destination, source) = header.macs();
+        assert_eq!(MeshHeader::read(destination, source), Some(header));
+        assert_eq!(MeshHeader::read([0xff; 6], source), None);
+    }
+
+    #[test]
+    fn replies_look_as_they_always_did() {
+        let (destination, source) = MeshHeader::reply(1).macs();
+        assert_eq!(destination, [2, 0x53, 0x4b, 2, 0, 0]);
+        assert_eq!(source, [2, 0x53, 0, 0, 0, 1]);
+    }
 }

@@ -49,6 +49,9 @@ drop_reasons! {
     ReplyFailed = 26, "kernel refused to build an answer";
     Answered = 27, "answered in place";
     MissingConfig = 28, "data plane not configured";
+    IngressArp = 29, "ARP for an ingress address, not this node's to answer";
+    NotHeld = 30, "port of an ingress address that is not published, on a node that does not hold it";
+    NoRoute = 31, "no route to the client of a published port";
 }
 
 impl DropReason {

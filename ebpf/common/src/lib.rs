@@ -12,9 +12,7 @@ pub mod state;
 mod tables;
 mod verdict;
 
-pub use address::{
-    Address, GATEWAY_MAC, MESH_FORWARD, MESH_REPLY, endpoint_mac, mesh_hop_mac, mesh_node_mac,
-};
+pub use address::*;
 pub use drop_reason::DropReason;
 pub use flow::*;
 pub use tables::*;

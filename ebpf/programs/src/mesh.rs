@@ -1,9 +1,10 @@
 //! Which task takes a packet of a published port: the ranks of its row, seen from one node.
 
-use skep_ebpf_common::{COLUMNS, RANKS};
+use skep_ebpf_common::{ASKED, COLUMNS};
 
-/// How often a mesh packet is sent from node to node before it is refused: each rank has its chance once.
-pub const MAX_HOPS: u8 = RANKS as u8;
+/// How often a mesh packet is sent from node to node before it is refused: the nodes of a row each once, and one more whose
+/// table is older or newer.
+pub const MAX_HOPS: u8 = COLUMNS as u8 + 1;
 
 /// One column of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub trait Ranks {
     fn rank(&mut self, column: usize) -> Option<Rank>;
     /// Is the node of this (remote) rank reachable?
     fn alive(&mut self, column: usize) -> bool;
+    /// Has the node of this (remote) rank had the packet already?
+    fn asked(&mut self, column: usize) -> bool;
     fn known(&mut self, column: usize) -> Known;
 }
 
@@ -38,22 +41,23 @@ pub enum Choice {
     Deliver(usize),
     /// A local task's, of a new flow.
     Open(usize),
-    /// The task's node decides.
+    /// The task's node decides; this node has not looked among its own tasks.
     Forward(usize),
+    /// The task's node decides; the flow is none of this node's tasks'.
+    PassOn(usize),
     /// No task that may take it.
     Nobody,
     /// Only tasks that cannot tell it from another flow.
     Collision,
 }
 
-/// `hop`: how often the packet was sent on. 0: this is the node the client came in through; it keeps no state, so whoever is first decides. `opens`: a
-/// packet that may begin a flow. A packet of a flow nobody here knows goes to the next rank: the task that was first in an
-/// older table.
+/// `hop`: how often the packet was sent on. 0: this is the node the client came in through; it keeps no state, so whoever is
+/// first decides. `opens`: a packet that may begin a flow. A packet of a flow nobody here knows goes to the best rank that
+/// was not asked yet: tables of nodes differ for a moment, so its place in the row does not say who had it before.
 #[inline(always)]
 pub fn choose<R: Ranks>(ranks: &mut R, hop: u8, opens: bool) -> Choice {
     let mut open: Option<usize> = None;
-    let mut remote: Option<usize> = None;
-    let mut next: Option<usize> = None;
+    let mut onward: Option<usize> = None;
     let mut seen_local = false;
     let mut occupied = false;
     for column in 0..COLUMNS {
@@ -66,30 +70,42 @@ pub fn choose<R: Ranks>(ranks: &mut R, hop: u8, opens: bool) -> Choice {
                 Known::No => {}
             }
             seen_local = true;
-        } else if !(opens && rank.draining) && ranks.alive(column) {
+        } else if onward.is_none()
+            && !(opens && rank.draining)
+            && ranks.alive(column)
+            && (hop == 0 || !ranks.asked(column))
+        {
             if hop == 0 && !seen_local {
                 return Choice::Forward(column);
             }
-            remote = remote.or(Some(column));
-            if seen_local {
-                next = next.or(Some(column));
-            }
+            onward = Some(column);
         }
     }
-    // Ranks before our own had their turn with a packet that opens nothing; one that opens may go to any.
-    let onward = if seen_local && !opens { next } else { remote };
     match (open, onward) {
         (Some(column), _) => Choice::Open(column),
-        (None, Some(column)) if hop < MAX_HOPS => Choice::Forward(column),
+        (None, Some(column)) if hop < MAX_HOPS => Choice::PassOn(column),
         _ if occupied => Choice::Collision,
         _ => Choice::Nobody,
     }
 }
 
+/// Notes a node among those asked. Without room the packet may come there again, and its hops end it.
+#[inline(always)]
+pub fn note(asked: &mut [u8; ASKED], fingerprint: u8) {
+    for slot in asked {
+        if *slot == 0 {
+            *slot = fingerprint;
+            return;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::*;
     use proptest::prelude::*;
+    use std::vec::Vec;
 
     #[derive(Clone, Copy)]
     struct Column {
@@ -101,6 +117,7 @@ mod tests {
     struct View<'a> {
         me: u32,
         dead: u32,
+        asked: &'a [u32],
         row: &'a [Option<Column>; COLUMNS],
     }
 
@@ -113,6 +130,9 @@ mod tests {
         }
         fn alive(&mut self, column: usize) -> bool {
             self.row[column].is_some_and(|c| c.node != self.dead)
+        }
+        fn asked(&mut self, column: usize) -> bool {
+            self.row[column].is_some_and(|c| self.asked.contains(&c.node))
         }
         fn known(&mut self, column: usize) -> Known {
             self.row[column].map_or(Known::No, |c| c.known)
@@ -138,11 +158,24 @@ mod tests {
 
     /// Follows a packet from node to node until someone takes it; `None`: refused.
     fn walk(row: &[Option<Column>; COLUMNS], entry: u32, dead: u32, opens: bool) -> Option<(usize, u8)> {
-        let mut me = entry;
+        let (mut me, mut asked) = (entry, Vec::new());
         for hop in 0..=MAX_HOPS {
-            match choose(&mut View { me, dead, row }, hop, opens) {
+            let choice = choose(
+                &mut View {
+                    me,
+                    dead,
+                    asked: &asked,
+                    row,
+                },
+                hop,
+                opens,
+            );
+            if matches!(choice, Choice::PassOn(_)) {
+                asked.push(me);
+            }
+            match choice {
                 Choice::Deliver(column) | Choice::Open(column) => return Some((column, hop)),
-                Choice::Forward(column) => me = row[column].expect("a task").node,
+                Choice::Forward(column) | Choice::PassOn(column) => me = row[column].expect("a task").node,
                 Choice::Nobody | Choice::Collision => return None,
             }
         }
@@ -210,6 +243,7 @@ mod tests {
                 &mut View {
                     me: 1,
                     dead: 99,
+                    asked: &[],
                     row: &alone
                 },
                 0,

@@ -1,9 +1,9 @@
 //! Rows of a published port: which task each hash bucket prefers, a pure function of the set of tasks and the seed.
 //!
 //! Tasks are ranked in each row by rendezvous hash. Adding a task moves only the rows it wins, removing one only the rows
-//! it had, and whoever was first before is second now: there a flow older than the table finds its task. Of the three
-//! ranks the last belongs to the best draining task while there is one: it keeps its flows and gets no new ones. A fourth
-//! column is no rank: it names a task on a node that no rank before lives on, for the seconds in which those are gone.
+//! it had, and whoever was first before is second now: there a flow older than the table finds its task. A fourth column
+//! is no rank. While tasks drain it names the best of them, which keeps its flows and gets no new ones; else a task on a
+//! node that no rank before lives on, for the seconds in which those are gone.
 
 use skep_ebpf_common::hash::weight;
 use skep_ebpf_common::{COLUMNS, NO_TASK, RANKS, Row};
@@ -49,16 +49,18 @@ fn fill(candidates: &[Candidate], ranked: &[(u64, u16)]) -> Row {
             .map(|(_, index)| *index)
             .filter(move |index| candidates[usize::from(*index)].draining == draining)
     };
-    let reserved = usize::from(of(true).next().is_some());
     let mut tasks = [NO_TASK; COLUMNS];
-    let ranks = of(false).take(RANKS - reserved).chain(of(true)).take(RANKS);
-    for (column, index) in tasks.iter_mut().zip(ranks) {
+    for (column, index) in tasks.iter_mut().zip(of(false).take(RANKS)) {
         *column = index;
     }
     let node = |index: u16| candidates.get(usize::from(index)).map(|c| c.node);
     let elsewhere = of(false).find(|index| tasks[..RANKS].iter().all(|rank| node(*rank) != node(*index)));
-    if let Some(index) = elsewhere {
-        tasks[RANKS] = index;
+    let draining = of(true).next();
+    tasks[RANKS] = draining.or(elsewhere).unwrap_or(NO_TASK);
+    // All ranks on one node, and the column beside them is taken: the third rank gives way, for that node may die.
+    let on_one_node = tasks[..RANKS].iter().all(|rank| node(*rank) == node(tasks[0]));
+    if let (Some(_), Some(index), true) = (draining, elsewhere, on_one_node) {
+        tasks[RANKS - 1] = index;
     }
     Row { tasks }
 }

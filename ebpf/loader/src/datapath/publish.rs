@@ -1,13 +1,14 @@
 //! Tables of published ports: a new one is written beside the old one before the port points to it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use skep_ebpf_common::{MAX_ROWS, MAX_TASKS, PublishedKey, PublishedValue};
+use skep_ebpf_common::{MAX_ROWS, MAX_TASKS, PUBLISHED_DSR, PublishedKey, PublishedValue};
 
 use super::{Datapath, DatapathError};
-use crate::core::contents::published_tasks;
+use crate::core::contents::{address, published_tasks};
 use crate::core::{regions, rows};
-use crate::tables::{PublishedEntry, SyncReport, Tables};
+use crate::tables::{IngressMode, PublishedEntry, SyncReport, Tables};
 
 /// Why a port is not published as it should be. What stood for it before stays.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,7 @@ impl Datapath {
     pub(super) fn publish(&mut self, tables: &Tables, report: &mut SyncReport) -> Result<(), DatapathError> {
         for entry in &tables.published {
             let key = published_key(entry);
+            let entry = &*seen_from(entry, self.config.node_index);
             if self.published.get(&key) == Some(entry) {
                 continue;
             }
@@ -60,7 +62,11 @@ impl Datapath {
             algorithm: entry.algorithm,
             target_port_be: entry.target_port.to_be(),
             pad: 0,
-            flags: 0,
+            flags: if entry.mode == IngressMode::Dsr {
+                PUBLISHED_DSR
+            } else {
+                0
+            },
         };
         self.maps.published.write(key, value)?;
         self.published.insert(key, entry.clone());
@@ -96,10 +102,20 @@ impl Datapath {
 
 fn published_key(entry: &PublishedEntry) -> PublishedKey {
     PublishedKey {
-        address: skep_ebpf_common::Address::default(),
+        address: entry.ingress_address.map(address).unwrap_or_default(),
         protocol: u16::from(entry.protocol.number()),
         port_be: entry.published_port.to_be(),
     }
+}
+
+/// A local port is the node's own tasks' alone.
+fn seen_from(entry: &PublishedEntry, node: u32) -> Cow<'_, PublishedEntry> {
+    if entry.mode != IngressMode::Local {
+        return Cow::Borrowed(entry);
+    }
+    let mut own = entry.clone();
+    own.tasks.retain(|task| task.node == node);
+    Cow::Owned(own)
 }
 
 fn check(entry: &PublishedEntry) -> Result<(), Refused> {

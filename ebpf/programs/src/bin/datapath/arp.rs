@@ -1,14 +1,15 @@
-//! ARP, answered where it is asked: every neighbour is the gateway.
+//! ARP, answered where it is asked: every neighbour of a container is the gateway; an ingress address is its holder's.
 
-use skep_ebpf_common::{Address, DropReason, GATEWAY_MAC, SourceKey};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
+use skep_ebpf_common::{Address, DropReason, GATEWAY_MAC, OWN_INGRESS, SourceKey};
 use skep_ebpf_programs::answer::arp_reply;
 use skep_ebpf_programs::packet::Packet;
 use skep_ebpf_programs::parse;
 
-use crate::maps::{ENDPOINTS, NETWORKS, SOURCES, mesh_address_be, resolver_be};
+use crate::maps::{ENDPOINTS, HOLDERS, NETWORKS, OWN_ADDRESSES, SOURCES, mesh_address_be, resolver_be};
 use crate::send::{endpoint_key, into_peer, out_of};
 use crate::skb::Skb;
-use crate::verdict::{Code, drop};
+use crate::verdict::{Code, PASS, drop};
 use crate::work::Work;
 
 /// From a container; `work.network` is the interface's. Probes (sender 0.0.0.0, RFC 5227) and announcements are swallowed: addresses are given out once.
@@ -67,6 +68,54 @@ pub fn from_host(skb: &mut Skb) -> Code {
     }
     let ifindex = skb.ifindex();
     out_of(skb, ifindex)
+}
+
+/// From the outside. For an ingress address nobody but its holder answers, and only while its lease lasts: a node whose
+/// agent is stopped or dead falls silent, whatever addresses its stack has.
+#[inline(never)]
+pub fn from_uplink(skb: &mut Skb) -> Code {
+    let Some(arp) = parse::arp(skb) else {
+        return PASS;
+    };
+    if !arp.request {
+        return PASS;
+    }
+    // SAFETY: plain numbers that user space replaces as a whole.
+    let Some(own) = (unsafe { OWN_ADDRESSES.get(Address::v4(arp.target_be)) }) else {
+        return PASS;
+    };
+    if own.flags & OWN_INGRESS == 0 {
+        return PASS;
+    }
+    let (mac, own_ifindex) = (own.mac, own.ifindex);
+    let held = until_ns(arp.target_be) > now_ns();
+    let announced = arp.sender_be == arp.target_be;
+    if announced && !held {
+        // This node's own neighbour table has to follow.
+        return PASS;
+    }
+    let ifindex = skb.ifindex();
+    if announced || !held || own_ifindex != ifindex {
+        return drop(DropReason::IngressArp);
+    }
+    if skb.store(0, &arp_reply(&arp, mac)).is_err() {
+        return drop(DropReason::ReplyFailed);
+    }
+    out_of(skb, ifindex)
+}
+
+/// Until when this node holds an ingress address; 0: it does not.
+#[inline(always)]
+pub fn until_ns(address_be: u32) -> u64 {
+    // SAFETY: plain numbers that user space replaces as a whole.
+    unsafe { HOLDERS.get(Address::v4(address_be)) }.map_or(0, |holder| holder.until_ns)
+}
+
+/// The clock of [`until_ns`].
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
 }
 
 /// Is this the MAC of one of the container's own addresses? `likely_be`: the one it most probably is.

@@ -1,15 +1,13 @@
 //! What a container sends.
 
-use skep_ebpf_common::{
-    Address, DropReason, ENDPOINT_VIP, NETWORK_INGRESS, NETWORK_INTERNAL, SourceKey, mesh_hop_mac,
-};
+use skep_ebpf_common::{Address, DropReason, ENDPOINT_VIP, NETWORK_INGRESS, NETWORK_INTERNAL, SourceKey};
 use skep_ebpf_programs::parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4, UDP};
 use skep_ebpf_programs::translate::translate;
 
 use crate::maps::{ENDPOINTS, INTERFACES, NETWORKS, SOURCES, resolver_be};
-use crate::send::{endpoint_key, is_too_big, set_macs, to_local, to_node};
+use crate::send::{endpoint_key, is_too_big, remote_of, set_macs, to_local, to_remote_node};
 use crate::skb::Skb;
-use crate::verdict::{Code, PASS, TOO_BIG, UNDECIDED, drop};
+use crate::verdict::{Code, PASS, TOO_BIG, UNDECIDED, drop, refuse};
 use crate::work::{BACK_PEER, Work, read_headers};
 use crate::{arp, flows, mesh, vip};
 
@@ -142,6 +140,11 @@ pub fn to_remote(skb: &mut Skb, work: &mut Work, address_be: u32, node: u32) -> 
         work.teller_be = gateway_of(work);
         return TOO_BIG;
     }
+    // Before the rewrite: the answer goes to the sender's MAC.
+    let remote = remote_of(node);
+    if remote == 0 {
+        return refuse(DropReason::DeadNode);
+    }
     if set_macs(
         skb,
         skep_ebpf_common::endpoint_mac(address_be),
@@ -151,7 +154,7 @@ pub fn to_remote(skb: &mut Skb, work: &mut Work, address_be: u32, node: u32) -> 
     {
         return drop(DropReason::RewriteFailed);
     }
-    to_node(skb, work.network, node)
+    to_remote_node(skb, work.network, remote)
 }
 
 /// Who tells a container about a packet that is too big.
@@ -161,10 +164,4 @@ pub fn gateway_of(work: &Work) -> u32 {
         Some(network) => network.gateway.words_be[3],
         None => work.headers.destination_be,
     }
-}
-
-/// Inner MAC of a mesh packet of this kind after `hop` hops.
-#[inline(always)]
-pub fn mesh_mac(kind: u8, hop: u32) -> [u8; 6] {
-    mesh_hop_mac(kind, hop as u8)
 }

@@ -1,6 +1,6 @@
 //! What the node's own sockets send to its published ports, by way of the mesh address.
 
-use skep_ebpf_common::{DropReason, ORIGIN_HOST};
+use skep_ebpf_common::{ASKED, DropReason, ORIGIN_HOST};
 use skep_ebpf_programs::parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4};
 
 use crate::maps::{mesh_address_be, node};
@@ -27,6 +27,8 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
         return drop(DropReason::HostToOverlay);
     }
     work.network = 0;
+    work.flags = 0;
+    work.dedicated = 0;
     if !flows::fragment_ports(work) {
         return drop(DropReason::FragmentUnknown);
     }
@@ -36,5 +38,7 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
     work.entry = node();
     work.origin = u32::from(ORIGIN_HOST);
     work.hop = 0;
+    work.asked = [0; ASKED];
+    work.entry_asked = 0;
     mesh::forward(skb, work)
 }

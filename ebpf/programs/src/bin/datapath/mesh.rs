@@ -1,22 +1,26 @@
 //! Published ports: a client's packet on its way to a task, and the task's on its way back.
 
-use skep_ebpf_common::hash::flow_hash;
+use skep_ebpf_common::hash::{fingerprint, flow_hash};
 use skep_ebpf_common::state::is_over;
 use skep_ebpf_common::{
-    Address, DropReason, GATEWAY_MAC, MESH_FORWARD, MESH_REPLY, NO_TASK, ORIGIN_HOST, PublishedKey,
-    TASK_DRAINING, TaskValue, mesh_node_mac,
+    Address, COLUMNS, DropReason, FLOW_DSR, FLOW_INGRESS, GATEWAY_MAC, MESH_DEDICATED, MESH_ENTRY_ASKED,
+    MESH_FORWARD, MESH_INGRESS, MeshHeader, NO_TASK, ORIGIN_HOST, ORIGIN_UPLINK, PUBLISHED_DSR, PublishedKey,
+    TASK_DRAINING, TaskValue,
 };
-use skep_ebpf_programs::mesh::{Choice, Known, Rank, Ranks, choose};
+use skep_ebpf_programs::mesh::{Choice, Known, Rank, Ranks, choose, note};
 use skep_ebpf_programs::parse::{FORM_ERROR, Tuple};
 use skep_ebpf_programs::translate::translate;
 
-use crate::container::{gateway_of, mesh_mac};
+use crate::container::gateway_of;
 use crate::flows;
 use crate::maps::{
-    ENDPOINTS, NETWORKS, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac, is_marked,
+    ENDPOINTS, HOLDERS, NETWORKS, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac, is_marked,
     mesh_address_be, mesh_vni, mesh_vni_forwarded, node,
 };
-use crate::send::{endpoint_key, is_too_big, out_of, set_macs, to_local, to_neighbour, to_node};
+use crate::send::{
+    endpoint_key, is_too_big, out_of, remote_of, route, set_macs, to_local, to_mesh_node, to_neighbour,
+    to_remote_node,
+};
 use crate::skb::Skb;
 use crate::verdict::{Code, TOO_BIG, UNDECIDED, drop, refuse};
 use crate::work::Work;
@@ -26,7 +30,11 @@ use crate::work::Work;
 pub fn look_up(work: &mut Work) -> bool {
     let tuple = work.headers.tuple;
     let key = PublishedKey {
-        address: Address::default(),
+        address: if work.dedicated != 0 {
+            Address::v4(tuple.destination_be)
+        } else {
+            Address::default()
+        },
         protocol: u16::from(work.headers.protocol),
         port_be: tuple.destination_port_be,
     };
@@ -45,13 +53,14 @@ pub fn look_up(work: &mut Work) -> bool {
         tuple.destination_port_be,
         work.headers.protocol,
     );
+    work.hash = hash as u32;
     let index = work
         .published
         .rows_base
         .wrapping_add(hash as u32 & work.published.rows_mask);
     match ROWS.get(index) {
         Some(row) => work.row = row.tasks,
-        None => work.row = [NO_TASK; 4],
+        None => work.row = [NO_TASK; COLUMNS],
     }
     true
 }
@@ -94,6 +103,15 @@ impl Ranks for View<'_> {
             return false;
         };
         !is_marked(task.node)
+    }
+
+    #[inline(always)]
+    fn asked(&mut self, column: usize) -> bool {
+        let Some(task) = self.task(column) else {
+            return false;
+        };
+        let fingerprint = fingerprint(task.node, self.work.hash);
+        (self.work.entry_asked != 0 && task.node == self.work.entry) || self.work.asked.contains(&fingerprint)
     }
 
     #[inline(always)]
@@ -140,9 +158,24 @@ pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
         Choice::Deliver(column) => deliver(skb, work, column, false),
         Choice::Open(column) => deliver(skb, work, column, true),
         Choice::Forward(column) => send_on(skb, work, column),
+        Choice::PassOn(column) => {
+            note_self(work);
+            send_on(skb, work, column)
+        }
         Choice::Nobody if opens => refuse(DropReason::NoBackend),
         Choice::Nobody => refuse(DropReason::UnknownFlow),
-        Choice::Collision => drop(DropReason::FlowCollision),
+        Choice::Collision => refuse(DropReason::FlowCollision),
+    }
+}
+
+/// This node has looked among its own tasks.
+#[inline(always)]
+fn note_self(work: &mut Work) {
+    if work.hop == 0 {
+        work.entry_asked = MESH_ENTRY_ASKED;
+    } else {
+        let own = fingerprint(node(), work.hash);
+        note(&mut work.asked, own);
     }
 }
 
@@ -150,9 +183,13 @@ pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
 #[inline(always)]
 fn send_on(skb: &mut Skb, work: &mut Work, column: usize) -> Code {
     let Some(task) = task(work, column) else {
-        return drop(DropReason::NoBackend);
+        return refuse(DropReason::NoBackend);
     };
-    let target = task.node;
+    // Before the rewrite: the answer may go to the sender's MAC.
+    let remote = remote_of(task.node);
+    if remote == 0 {
+        return refuse(DropReason::DeadNode);
+    }
     if is_too_big(skb, &work.headers, work.mtu) {
         work.teller_be = work.headers.destination_be;
         return TOO_BIG;
@@ -162,22 +199,27 @@ fn send_on(skb: &mut Skb, work: &mut Work, column: usize) -> Code {
     } else {
         mesh_vni_forwarded()
     };
-    if set_macs(
-        skb,
-        mesh_mac(MESH_FORWARD, work.hop + 1),
-        mesh_node_mac(work.entry),
-    )
-    .is_err()
-    {
+    let flag = |set: bool, flag: u8| if set { flag } else { 0 };
+    let header = MeshHeader {
+        kind: MESH_FORWARD,
+        hop: work.hop as u8 + 1,
+        flags: flag(work.flags & u32::from(FLOW_INGRESS) != 0, MESH_INGRESS)
+            | flag(work.dedicated != 0, MESH_DEDICATED)
+            | work.entry_asked,
+        asked: work.asked,
+        node: work.entry,
+    };
+    let (destination, source) = header.macs();
+    if set_macs(skb, destination, source).is_err() {
         return drop(DropReason::RewriteFailed);
     }
-    to_node(skb, vni, target)
+    to_remote_node(skb, vni, remote)
 }
 
 #[inline(always)]
 fn deliver(skb: &mut Skb, work: &mut Work, column: usize, open: bool) -> Code {
     let Some(task) = task(work, column) else {
-        return drop(DropReason::NoBackend);
+        return refuse(DropReason::NoBackend);
     };
     let address = task.address;
     let task_be = address.words_be[3];
@@ -190,22 +232,30 @@ fn deliver(skb: &mut Skb, work: &mut Work, column: usize, open: bool) -> Code {
     }
     set_key(work, task_be);
     let tuple = work.headers.tuple;
+    let mut flags = work.flags as u8;
+    if work.published.flags & PUBLISHED_DSR != 0 && work.origin == u32::from(ORIGIN_UPLINK) {
+        flags |= FLOW_DSR;
+    }
     if open {
         work.value.dialed = Address::v4(tuple.destination_be);
         work.value.dialed_port_be = tuple.destination_port_be;
         work.value.task = address;
         work.value.task_port_be = work.published.target_port_be;
         work.value.origin = work.origin as u8;
-        work.value.flags = 0;
+        work.value.flags = flags;
         work.value.return_node = work.entry;
         if !flows::create(work) {
             return refuse(DropReason::FlowTableFull);
         }
     } else if let Some(mut found) = flows::find(work) {
         // The client may come in elsewhere now: an address moved, or a router above changed its mind.
-        if found.value.return_node != work.entry || found.value.origin != work.origin as u8 {
+        if found.value.return_node != work.entry
+            || found.value.origin != work.origin as u8
+            || found.value.flags != flags
+        {
             found.value.return_node = work.entry;
             found.value.origin = work.origin as u8;
+            found.value.flags = flags;
         }
         if work.headers.form != FORM_ERROR && !flows::touch_forward(work, &mut found) {
             return refuse(DropReason::FlowTableFull);
@@ -222,7 +272,8 @@ fn deliver(skb: &mut Skb, work: &mut Work, column: usize, open: bool) -> Code {
     to_local(skb, task_be, ifindex)
 }
 
-/// A task's packet: if it is of a mesh flow of the task's address `task_be` in `work.network`, from the dialed address, back by the node the client came in through.
+/// A task's packet: if it is of a mesh flow of the task's address `task_be` in `work.network`, from the dialed address, back by
+/// the node that [`exit`] names, or from here if the port says so.
 #[inline(never)]
 pub fn reply(skb: &mut Skb, work: &mut Work, task_be: u32) -> Code {
     let tuple = work.headers.tuple;
@@ -234,6 +285,7 @@ pub fn reply(skb: &mut Skb, work: &mut Work, task_be: u32) -> Code {
     let dialed_be = found.value.dialed.words_be[3];
     let return_node = found.value.return_node;
     let origin = found.value.origin;
+    let flags = u32::from(found.value.flags);
     work.to = Tuple {
         source_be: dialed_be,
         source_port_be: found.value.dialed_port_be,
@@ -242,7 +294,22 @@ pub fn reply(skb: &mut Skb, work: &mut Work, task_be: u32) -> Code {
     if work.headers.form != FORM_ERROR {
         flows::touch_reverse(work, &mut found);
     }
-    let here = return_node == node();
+    let client_be = client.0;
+    // A client that is this node itself has no route out: it came by way of its entry node, and so does the reply.
+    let direct = if flags & u32::from(FLOW_DSR) != 0 {
+        route(skb, dialed_be, client_be)
+    } else {
+        0
+    };
+    let to_host_of = origin == ORIGIN_HOST;
+    let exit = if direct != 0 {
+        node()
+    } else if to_host_of {
+        return_node
+    } else {
+        exit(flags, dialed_be, return_node)
+    };
+    let here = exit == node();
     if !here && is_too_big(skb, &work.headers, work.mtu) {
         work.teller_be = gateway_of(work);
         return TOO_BIG;
@@ -250,29 +317,54 @@ pub fn reply(skb: &mut Skb, work: &mut Work, task_be: u32) -> Code {
     if translate(skb, &work.headers, &work.to).is_err() {
         return drop(DropReason::RewriteFailed);
     }
-    if !here {
-        if set_macs(skb, mesh_mac(MESH_REPLY, 0), mesh_node_mac(node())).is_err() {
-            return drop(DropReason::RewriteFailed);
-        }
-        return to_node(skb, mesh_vni(), return_node);
-    }
-    if u32::from(origin) == u32::from(ORIGIN_HOST) {
+    if direct != 0 {
+        to_neighbour(skb, direct)
+    } else if !here {
+        to_mesh_node(skb, mesh_vni(), exit, MeshHeader::reply(node()))
+    } else if to_host_of {
         to_host(skb)
     } else {
-        leave(skb, dialed_be)
+        leave(skb, dialed_be, client_be)
     }
 }
 
-/// A translated reply at the node the client came in through.
+/// The node by which a packet leaves that has the dialed address as source. An ingress address: whoever holds it now, so
+/// that a take-over moves all flows at once, those of silent clients too. Another address: the node that the client came
+/// in through, and this one if that is gone and the address is here as well (several nodes may have it, behind a router).
 #[inline(always)]
-pub fn leave(skb: &mut Skb, source_be: u32) -> Code {
+pub fn exit(flags: u32, dialed_be: u32, remembered: u32) -> u32 {
+    let here = node();
+    let address = Address::v4(dialed_be);
+    if flags & u32::from(FLOW_INGRESS) != 0 {
+        let holder = unsafe { HOLDERS.get(address) }.map_or(0, |holder| holder.node);
+        if holder != 0 && holder != here && !is_marked(holder) {
+            return holder;
+        }
+        let leaves_here = unsafe { OWN_ADDRESSES.get(address) }.is_some_and(|own| own.ifindex != 0);
+        return if leaves_here { here } else { remembered };
+    }
+    if remembered != here && is_marked(remembered) && unsafe { OWN_ADDRESSES.get(address) }.is_some() {
+        return here;
+    }
+    remembered
+}
+
+/// A translated reply at the node by which it leaves. Any node may do that for an ingress address, whoever holds it.
+#[inline(always)]
+pub fn leave(skb: &mut Skb, source_be: u32, client_be: u32) -> Code {
     if source_be == mesh_address_be() {
         return to_host(skb);
     }
-    let Some(ifindex) = (unsafe { OWN_ADDRESSES.get(Address::v4(source_be)) }) else {
+    let Some(own) = (unsafe { OWN_ADDRESSES.get(Address::v4(source_be)) }) else {
         return drop(DropReason::MeshReturnUnknown);
     };
-    let ifindex = ifindex.ifindex;
+    let mut ifindex = own.ifindex;
+    if ifindex == 0 {
+        ifindex = route(skb, source_be, client_be);
+        if ifindex == 0 {
+            return drop(DropReason::NoRoute);
+        }
+    }
     to_neighbour(skb, ifindex)
 }
 

@@ -3,7 +3,8 @@
 use aya_ebpf::bindings::bpf_tunnel_key;
 use aya_ebpf::helpers::bpf_skb_get_tunnel_key;
 use skep_ebpf_common::{
-    Address, DropReason, MESH_FORWARD, MESH_REPLY, ORIGIN_HOST, ORIGIN_UPLINK, mesh_hop_mac,
+    Address, DropReason, FLOW_INGRESS, MESH_DEDICATED, MESH_ENTRY_ASKED, MESH_FORWARD, MESH_INGRESS,
+    MESH_REPLY, MeshHeader, ORIGIN_HOST, ORIGIN_UPLINK,
 };
 use skep_ebpf_programs::parse::{self, ETHERTYPE_IPV4, Ethernet};
 use skep_ebpf_programs::translate::translate;
@@ -79,23 +80,28 @@ fn from_network(skb: &mut Skb, work: &mut Work, peer: u32) -> Code {
 /// The inner MACs say where the packet is on its way.
 #[inline(always)]
 fn from_mesh(skb: &mut Skb, work: &mut Work, ethernet: &Ethernet, first_hop: bool, peer: u32) -> Code {
-    let d = ethernet.destination;
-    let s = ethernet.source;
-    if d == mesh_hop_mac(MESH_REPLY, 0) {
-        let source_be = work.headers.source_be;
-        return mesh::leave(skb, source_be);
+    let Some(header) = MeshHeader::read(ethernet.destination, ethernet.source) else {
+        return drop(DropReason::Malformed);
+    };
+    if header.kind == MESH_REPLY {
+        let (source_be, client_be) = (work.headers.source_be, work.headers.destination_be);
+        return mesh::leave(skb, source_be, client_be);
     }
-    if d != mesh_hop_mac(MESH_FORWARD, d[4]) || (s[0], s[1]) != (0x02, 0x53) {
+    if header.kind != MESH_FORWARD {
         return drop(DropReason::Malformed);
     }
-    let entry = u32::from_be_bytes([s[2], s[3], s[4], s[5]]);
-    let hop = d[4];
+    let (entry, hop) = (header.node, header.hop);
     if (first_hop && (hop != 1 || entry != peer)) || hop == 0 || hop > skep_ebpf_programs::mesh::MAX_HOPS {
         return drop(DropReason::MeshLoop);
     }
     work.entry = entry;
     work.hop = u32::from(hop);
     work.back = BACK_MESH;
+    let ingress = header.flags & MESH_INGRESS != 0;
+    work.flags = if ingress { u32::from(FLOW_INGRESS) } else { 0 };
+    work.dedicated = u32::from(header.flags & MESH_DEDICATED);
+    work.asked = header.asked;
+    work.entry_asked = header.flags & MESH_ENTRY_ASKED;
     let from_host = work.headers.tuple.destination_be == mesh_address_be();
     work.origin = u32::from(if from_host { ORIGIN_HOST } else { ORIGIN_UPLINK });
     work.network = 0;

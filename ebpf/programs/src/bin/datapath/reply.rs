@@ -1,13 +1,14 @@
 //! Answers made of the packet that is refused.
 
-use skep_ebpf_common::{DropReason, MESH_REPLY, mesh_hop_mac, mesh_node_mac};
+use skep_ebpf_common::{DropReason, MeshHeader};
 use skep_ebpf_programs::answer::{CODE_PORT, CODE_TOO_BIG, icmp_error, reset};
 use skep_ebpf_programs::checksum::{fold, sum};
 use skep_ebpf_programs::packet::{L3, Packet, Refused};
 use skep_ebpf_programs::parse::{FORM_ERROR, FORM_LATER_FRAGMENT, ICMP, ICMP_ECHO_REQUEST, TCP, TCP_RST};
 
 use crate::maps::{mesh_vni, node};
-use crate::send::{into_peer, out_of, set_macs, to_node};
+use crate::mesh;
+use crate::send::{into_peer, out_of, to_mesh_node};
 use crate::skb::Skb;
 use crate::verdict::{Code, REDIRECTED, TOO_BIG, answered, drop, is_refusal, unanswered};
 use crate::work::{BACK_MESH, BACK_PEER, Work};
@@ -130,10 +131,12 @@ fn back(skb: &mut Skb, work: &Work, refusal: Code) -> Code {
 #[inline(always)]
 fn send_back(skb: &mut Skb, work: &Work) -> Code {
     if work.back == BACK_MESH {
-        if set_macs(skb, mesh_hop_mac(MESH_REPLY, 0), mesh_node_mac(node())).is_err() {
-            return drop(DropReason::ReplyFailed);
+        let (dialed_be, client_be) = (work.headers.destination_be, work.headers.source_be);
+        let exit = mesh::exit(work.flags, dialed_be, work.entry);
+        if exit == node() {
+            return mesh::leave(skb, dialed_be, client_be);
         }
-        return to_node(skb, mesh_vni(), work.entry);
+        return to_mesh_node(skb, mesh_vni(), exit, MeshHeader::reply(node()));
     }
     let Ok(m) = skb.load::<12>(0) else {
         return drop(DropReason::ReplyFailed);

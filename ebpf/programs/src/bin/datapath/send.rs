@@ -1,9 +1,14 @@
 //! Ways out of a program.
 
-use aya_ebpf::bindings::{BPF_F_ZERO_CSUM_TX, bpf_tunnel_key};
-use aya_ebpf::helpers::{bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key};
+use aya_ebpf::bindings::{
+    BPF_F_ZERO_CSUM_TX, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
+    bpf_tunnel_key,
+};
+use aya_ebpf::helpers::{
+    bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key,
+};
 use skep_ebpf_common::{
-    Address, DropReason, EndpointKey, GATEWAY_MAC, REDIRECT_NEIGH, REDIRECT_PEER, REDIRECT_PLAIN,
+    Address, DropReason, EndpointKey, GATEWAY_MAC, MeshHeader, REDIRECT_NEIGH, REDIRECT_PEER, REDIRECT_PLAIN,
     REDIRECT_TUNNEL, endpoint_mac,
 };
 use skep_ebpf_programs::packet::{L3, Packet, Refused};
@@ -15,6 +20,9 @@ use crate::verdict::{Code, REDIRECTED, drop};
 
 /// Size of `bpf_tunnel_key` before its local address was added: accepted by every kernel.
 const TUNNEL_KEY_SIZE: u32 = 28;
+
+/// Address family of IPv4 (socket.h).
+const AF_INET: u8 = 2;
 
 #[inline(always)]
 pub fn set_macs(skb: &mut Skb, destination: [u8; 6], source: [u8; 6]) -> Result<(), Refused> {
@@ -67,17 +75,52 @@ pub fn to_neighbour(skb: &mut Skb, ifindex: u32) -> Code {
     REDIRECTED
 }
 
-/// Through the VXLAN device to a node. The inner MACs are set already.
+/// Outer address of a node, host order; 0: not in the tables.
 #[inline(always)]
-pub fn to_node(skb: &mut Skb, vni: u32, node: u32) -> Code {
+pub fn remote_of(node: u32) -> u32 {
     // SAFETY: plain numbers, written by user space as a whole.
-    let Some(peer) = (unsafe { NODES.get(node) }) else {
+    let peer = unsafe { NODES.get(node) };
+    peer.and_then(|peer| peer.underlay.to_v4())
+        .map_or(0, u32::from_be)
+}
+
+/// A packet of the mesh through the VXLAN device to a node.
+#[inline(always)]
+pub fn to_mesh_node(skb: &mut Skb, vni: u32, node: u32, header: MeshHeader) -> Code {
+    let remote = remote_of(node);
+    if remote == 0 {
         return drop(DropReason::DeadNode);
-    };
-    let Some(underlay_be) = peer.underlay.to_v4() else {
-        return drop(DropReason::DeadNode);
-    };
-    let remote = u32::from_be(underlay_be);
+    }
+    let (destination, source) = header.macs();
+    if set_macs(skb, destination, source).is_err() {
+        return drop(DropReason::RewriteFailed);
+    }
+    to_remote_node(skb, vni, remote)
+}
+
+/// Interface by which the route to `destination_be` leaves for a packet from `source_be`; 0: none, or the node itself.
+#[inline(never)]
+pub fn route(skb: &mut Skb, source_be: u32, destination_be: u32) -> u32 {
+    // SAFETY: all zero is valid: no ports, no length, whose check is skipped then.
+    let mut question: FibLookup = unsafe { core::mem::zeroed() };
+    question.family = AF_INET;
+    question.ifindex = skb.ifindex();
+    question.__bindgen_anon_3.ipv4_src = source_be;
+    question.__bindgen_anon_4.ipv4_dst = destination_be;
+    let size = size_of::<FibLookup>() as i32;
+    // SAFETY: helper; the question has the size that it is told.
+    let answer = unsafe { bpf_fib_lookup(skb.raw().cast(), &mut question, size, 0) };
+    // A neighbour that is not known yet is found by the redirect.
+    if answer == i64::from(BPF_FIB_LKUP_RET_SUCCESS) || answer == i64::from(BPF_FIB_LKUP_RET_NO_NEIGH) {
+        question.ifindex
+    } else {
+        0
+    }
+}
+
+/// Through the VXLAN device to a node's outer address. The inner MACs are set already.
+#[inline(always)]
+pub fn to_remote_node(skb: &mut Skb, vni: u32, remote: u32) -> Code {
     // SAFETY: all zero is a valid key.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
     key.tunnel_id = vni;

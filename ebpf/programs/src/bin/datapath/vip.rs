@@ -2,7 +2,7 @@
 
 use skep_ebpf_common::hash::{flow_hash, scale};
 use skep_ebpf_common::state::is_over;
-use skep_ebpf_common::{Address, BackendKey, DropReason, ENDPOINT_SERVING, EndpointValue};
+use skep_ebpf_common::{Address, BackendKey, DropReason, ENDPOINT_SERVING, EndpointValue, RST};
 use skep_ebpf_programs::parse::{FORM_ERROR, FORM_WHOLE, ICMP, ICMP_ECHO_REQUEST, TCP, Tuple, UDP};
 use skep_ebpf_programs::translate::translate;
 
@@ -184,6 +184,14 @@ fn pick(work: &Work, backends: u32) -> u32 {
     0
 }
 
+/// The flow of `work.key` has no task any more.
+#[inline(never)]
+fn end(work: &mut Work) {
+    if let Some(found) = flows::find(work) {
+        found.value.reverse |= RST;
+    }
+}
+
 /// `work.to` is decided.
 #[inline(always)]
 fn deliver_translated(skb: &mut Skb, work: &mut Work) -> Code {
@@ -192,6 +200,10 @@ fn deliver_translated(skb: &mut Skb, work: &mut Work) -> Code {
         return refuse(DropReason::NoSuchEndpoint);
     };
     let (ifindex, node) = (endpoint.ifindex, endpoint.node);
+    if ifindex == 0 && is_marked(node) {
+        end(work);
+        return refuse(DropReason::DeadNode);
+    }
     // Before the rewrite: the error must quote what the sender sent.
     if ifindex == 0 && is_too_big(skb, &work.headers, work.mtu) {
         work.teller_be = gateway_of(work);

@@ -1,6 +1,6 @@
 //! What a program knows about the packet in hand.
 
-use skep_ebpf_common::{COLUMNS, FlowKey, FlowValue, FragmentKey, PublishedValue};
+use skep_ebpf_common::{ASKED, COLUMNS, FlowKey, FlowValue, FragmentKey, PublishedValue};
 use skep_ebpf_programs::parse::{self, Headers, Tuple};
 
 use crate::maps::WORK;
@@ -38,6 +38,14 @@ pub struct Work {
     pub entry: u32,
     pub origin: u32,
     pub hop: u32,
+    /// `FLOW_` bits of a flow that the packet would open.
+    pub flags: u32,
+    /// Not 0: only ports that name the dialed address answer on it.
+    pub dedicated: u32,
+    /// Lower half of the flow's hash, and nodes that had the packet before: see `MeshHeader`.
+    pub hash: u32,
+    pub asked: [u8; ASKED],
+    pub entry_asked: u8,
 }
 
 /// This CPU's room. Contents are left over from the packet before; `now_s` is set.
