@@ -76,10 +76,10 @@ pub fn answers(arguments: &Arguments<'_>) -> Result<(), String> {
             }
         }
     }
-    // An address that answered no more would else show no gap at all.
-    let silence = last.elapsed();
-    if answered < asked && silence > gap {
-        (gap, gap_began) = (silence, unix_ms().saturating_sub(silence.as_millis()));
+    // An address that answered no more would else show no gap at all. What was not asked is no silence.
+    let silence = length.saturating_sub(last.duration_since(begin));
+    if silence > gap {
+        (gap, gap_began) = (silence, unix_ms().saturating_sub(last.elapsed().as_millis()));
     }
     println!(
         "{{\"longest_gap_ms\":{},\"gap_began_unix_ms\":{gap_began},\"asked\":{asked},\"answered\":{answered},\"refused\":{refused}}}",
