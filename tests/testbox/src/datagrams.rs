@@ -11,12 +11,18 @@ use nix::sys::socket::{
     ControlMessage, ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, sendmsg, setsockopt, sockopt,
 };
 
+/// A socket that [`answer`] can serve.
+pub fn bind(port: u16) -> Result<UdpSocket, String> {
+    let socket = UdpSocket::bind(("0.0.0.0", port)).map_err(|error| format!("bind UDP {port}: {error}"))?;
+    setsockopt(&socket, sockopt::Ipv4PacketInfo, &true).map_err(|error| format!("IP_PKTINFO: {error}"))?;
+    Ok(socket)
+}
+
 /// Answers each datagram with what `who` says of its sender, until the process ends.
-pub fn answer(socket: &UdpSocket, who: impl Fn(SocketAddr) -> String) -> Result<(), String> {
-    setsockopt(socket, sockopt::Ipv4PacketInfo, &true).map_err(|error| format!("IP_PKTINFO: {error}"))?;
+pub fn answer(socket: &UdpSocket, who: impl Fn(SocketAddr) -> String) {
     loop {
         match receive(socket) {
-            Ok(Some((client, asked))) => {
+            Ok((Some(client), asked)) => {
                 if let Err(error) = send(
                     socket,
                     who(SocketAddr::V4(client.into())).as_bytes(),
@@ -26,14 +32,15 @@ pub fn answer(socket: &UdpSocket, who: impl Fn(SocketAddr) -> String) -> Result<
                     eprintln!("answer to {client}: {error}");
                 }
             }
-            Ok(None) => {}
+            // UDP always names the sender.
+            Ok((None, _)) => {}
             Err(error) => eprintln!("receive: {error}"),
         }
     }
 }
 
-/// The sender, and the address it asked; the text does not matter.
-fn receive(socket: &UdpSocket) -> nix::Result<Option<(SockaddrIn, in_pktinfo)>> {
+/// The sender, and the address it asked, if the socket tells it; the text does not matter.
+fn receive(socket: &UdpSocket) -> nix::Result<(Option<SockaddrIn>, Option<in_pktinfo>)> {
     let mut bytes = [0; 2048];
     let mut buffers = [IoSliceMut::new(&mut bytes)];
     let mut control = cmsg_space!(in_pktinfo);
@@ -43,16 +50,20 @@ fn receive(socket: &UdpSocket) -> nix::Result<Option<(SockaddrIn, in_pktinfo)>> 
         ControlMessageOwned::Ipv4PacketInfo(asked) => Some(asked),
         _ => None,
     });
-    Ok(message.address.zip(asked))
+    Ok((message.address, asked))
 }
 
-fn send(socket: &UdpSocket, text: &[u8], client: SockaddrIn, mut asked: in_pktinfo) -> nix::Result<()> {
+fn send(socket: &UdpSocket, text: &[u8], client: SockaddrIn, asked: Option<in_pktinfo>) -> nix::Result<()> {
     // The route decides about the interface.
-    asked.ipi_ifindex = 0;
+    let from = asked.map(|asked| in_pktinfo {
+        ipi_ifindex: 0,
+        ..asked
+    });
+    let from: Vec<ControlMessage<'_>> = from.iter().map(ControlMessage::Ipv4PacketInfo).collect();
     sendmsg(
         socket.as_raw_fd(),
         &[IoSlice::new(text)],
-        &[ControlMessage::Ipv4PacketInfo(&asked)],
+        &from,
         MsgFlags::empty(),
         Some(&client),
     )?;
@@ -65,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_answer_comes_from_the_address_that_was_asked() {
-        let server = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let server = bind(0).unwrap();
         let port = server.local_addr().unwrap().port();
         std::thread::spawn(move || answer(&server, |client| client.to_string()));
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();

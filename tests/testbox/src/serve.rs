@@ -16,7 +16,7 @@ use crate::{datagrams, json};
 pub fn serve(port: u16) -> Result<(), String> {
     let listener =
         TcpListener::bind(("0.0.0.0", port)).map_err(|error| format!("listen on TCP {port}: {error}"))?;
-    let socket = UdpSocket::bind(("0.0.0.0", port)).map_err(|error| format!("bind UDP {port}: {error}"))?;
+    let socket = datagrams::bind(port)?;
     stop_when_told()?;
     println!("serving on port {port}");
     answer_all(listener, socket);
@@ -25,11 +25,7 @@ pub fn serve(port: u16) -> Result<(), String> {
 
 /// Serves for as long as the process lives.
 pub fn answer_all(listener: TcpListener, socket: UdpSocket) {
-    std::thread::spawn(move || {
-        if let Err(error) = datagrams::answer(&socket, |client| who(client, None)) {
-            eprintln!("no answers by UDP: {error}");
-        }
-    });
+    std::thread::spawn(move || datagrams::answer(&socket, |client| who(client, None)));
     for connection in listener.incoming() {
         match connection {
             Ok(connection) => {
