@@ -4,7 +4,7 @@ mod sessions;
 
 use std::net::Ipv4Addr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -228,10 +228,15 @@ fn move_address(stage: &Stage<'_>) -> Result<String> {
     let to = other_than(stage, before)?;
     let answers = sessions::start_answers(stage, (ADDRESS, PORT), WATCHED)?;
     thread::sleep(BEFORE_KILL);
+    // The command ends when that node holds the address.
+    let begin = Instant::now();
     stage.skep(node, &["ingress", "move", &ADDRESS.to_string(), to.name()])?;
-    let ((), took) = until(&format!("{} holds", to.name()), PATIENCE, || {
-        Ok((entry(stage, node)?.holder.as_deref() == Some(to.name())).then_some(()))
-    })?;
+    let took = begin.elapsed();
+    ensure!(
+        entry(stage, node)?.holder.as_deref() == Some(to.name()),
+        "{} does not hold the address",
+        to.name()
+    );
     stage.skep(node, &["ingress", "ls"])?;
     println!();
     let answered = answers.finish()?;
