@@ -20,6 +20,7 @@ pub struct Row {
     /// The machine's load average over a minute.
     pub load: f64,
     pub detection_ms: Option<f64>,
+    pub taken_over_ms: Option<f64>,
     pub gap_ms: f64,
     /// When the gap began, from the kill on.
     pub began_after_ms: f64,
@@ -38,6 +39,7 @@ impl Row {
     pub fn of_skep(kill: &swarm::Kill) -> Self {
         Self {
             detection_ms: kill.detection_ms,
+            taken_over_ms: kill.taken_over_ms,
             lost: kill.lost.iter().map(told).collect(),
             ended: kill.ended,
             wrong_marks: kill.wrong_marks,
@@ -64,6 +66,7 @@ impl Row {
             name,
             load: seen.load,
             detection_ms: None,
+            taken_over_ms: None,
             gap_ms: seen.answered.longest_gap_ms as f64,
             began_after_ms: seen.answered.gap_began_unix_ms as f64 - killed_ms as f64,
             stall_ms: seen.longest_stall_ms().map(|ms| ms as f64),
@@ -82,6 +85,7 @@ impl Row {
             "name": self.name,
             "load": self.load,
             "detection_ms": self.detection_ms,
+            "taken_over_ms": self.taken_over_ms,
             "gap_ms": self.gap_ms,
             "gap_began_after_kill_ms": self.began_after_ms,
             "stall_ms": self.stall_ms,
@@ -114,11 +118,12 @@ fn names(rows: &[Row]) -> Vec<&str> {
 /// One line per name; times are p50 / p99 / max in ms.
 pub fn table(rows: &[Row]) -> String {
     let mut lines = vec![format!(
-        "{:<22} {:>5} {:>5}  {:>18}  {:>18}  {:>18}  {:>13}  {:>5}  {:>15}  {:>11}",
+        "{:<22} {:>5} {:>5}  {:>18}  {:>18}  {:>18}  {:>18}  {:>13}  {:>5}  {:>15}  {:>11}",
         "",
         "kills",
         "load",
-        "detection ms",
+        "marked ms",
+        "taken over ms",
         "gap ms",
         "longest stall ms",
         "lost sessions",
@@ -130,6 +135,7 @@ pub fn table(rows: &[Row]) -> String {
         let rows: Vec<&Row> = rows.iter().filter(|row| row.name == name).collect();
         let load = rows.iter().map(|row| row.load).sum::<f64>() / rows.len() as f64;
         let detections: Vec<f64> = rows.iter().filter_map(|row| row.detection_ms).collect();
+        let taken: Vec<f64> = rows.iter().filter_map(|row| row.taken_over_ms).collect();
         let gaps: Vec<f64> = rows.iter().map(|row| row.gap_ms).collect();
         let stalls: Vec<f64> = rows.iter().filter_map(|row| row.stall_ms).collect();
         let lost: usize = rows.iter().map(|row| row.lost.len()).sum();
@@ -137,9 +143,10 @@ pub fn table(rows: &[Row]) -> String {
         let failed: usize = rows.iter().map(|row| row.failed_connects).sum();
         let connects: usize = rows.iter().map(|row| row.connects).sum();
         lines.push(format!(
-            "{name:<22} {:>5} {load:>5.1}  {:>18}  {:>18}  {:>18}  {:>13}  {:>5}  {:>15}  {:>11}",
+            "{name:<22} {:>5} {load:>5.1}  {:>18}  {:>18}  {:>18}  {:>18}  {:>13}  {:>5}  {:>15}  {:>11}",
             rows.len(),
             cell(summarize(&detections)),
+            cell(summarize(&taken)),
             cell(summarize(&gaps)),
             cell(summarize(&stalls)),
             format!("{lost} of {sessions}"),
@@ -187,6 +194,7 @@ fn summary(rows: &[Row], name: &str) -> Value {
     json!({
         "name": name,
         "detection_ms": of(|row| row.detection_ms),
+        "taken_over_ms": of(|row| row.taken_over_ms),
         "gap_ms": of(|row| Some(row.gap_ms)),
         "stall_ms": of(|row| row.stall_ms),
         "lost": of(|row| Some(row.lost.len() as f64)),
@@ -204,6 +212,7 @@ mod tests {
             name: name.to_string(),
             load: 1.0,
             detection_ms: None,
+            taken_over_ms: None,
             gap_ms,
             began_after_ms: 0.0,
             stall_ms: None,

@@ -76,6 +76,8 @@ pub struct Kill {
     pub killed_ms: u128,
     /// Until the last living node had marked the dead one.
     pub detection_ms: Option<f64>,
+    /// Until the first living node knew another holder.
+    pub taken_over_ms: Option<f64>,
     pub wrong_marks: usize,
     /// Sessions that ended though their task lives.
     pub lost: Vec<Session>,
@@ -252,6 +254,7 @@ impl Swarm {
             variant,
             killed_ms,
             detection_ms: marks::detection_ms(&self.cluster, index, killed_ms)?,
+            taken_over_ms: marks::taken_over_ms(&self.cluster, index, killed_ms)?,
             wrong_marks: marks::wrong(&self.cluster, Some(index), begin_ms)?,
             lost: lost.into_iter().cloned().collect(),
             ended: ended.len(),
