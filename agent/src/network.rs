@@ -173,9 +173,9 @@ pub async fn start(
     desired: watch::Receiver<Desired>,
 ) -> Result<Network, NetworkError> {
     let address = config.data_path_address;
-    if !address.is_ipv4() {
+    let IpAddr::V4(node_address) = address else {
         return Err(NetworkError::NotIpv4(address));
-    }
+    };
     let snapshot = driver.links().snapshot().await?;
     let underlay = snapshot
         .by_address(address)
@@ -183,7 +183,7 @@ pub async fn start(
     let mtu = overlay_mtu(underlay.mtu, address);
     let links = driver
         .links()
-        .ensure_node_links(config.data_path_port, mtu, MESH_ADDRESS, RESOLVER)
+        .ensure_node_links(config.data_path_port, mtu, MESH_ADDRESS, node_address, RESOLVER)
         .await?;
     let datapath = block_in_place(|| Datapath::open_at(datapath_config(&config, links), config.hook))?;
     let liveness = datapath.liveness()?;

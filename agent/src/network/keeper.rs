@@ -5,7 +5,7 @@
 //! makes one whole pass; a pass that fails is made again with the next tick.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::core::names;
 use crate::network::core::firewall::{FirewallInputs, script};
 use crate::network::core::ledger::{Local, parse_address};
-use crate::network::core::links::{Snapshot, overlay_mtu, stand, uplinks};
+use crate::network::core::links::{Snapshot, other_addresses, overlay_mtu, stand, uplinks};
 use crate::network::core::ports::{Port, published_ports};
 use crate::network::core::tables::{self, Inputs};
 use crate::network::driver::{ApplyRequest, Driver};
@@ -186,7 +186,8 @@ impl Keeper {
             self_index: self.config.self_index,
             mtu,
         };
-        let built = tables::build(&inputs);
+        let mut built = tables::build(&inputs);
+        built.tables.other_addresses = other_addresses(&snapshot, &uplinks);
         problems.extend(built.problems);
         let report = block_in_place(|| self.datapath.sync(&built.tables))?;
         problems.extend(
@@ -194,6 +195,7 @@ impl Keeper {
                 format!("published port {port} is not up to date on this node: {reason}")
             }),
         );
+        problems.extend(report.sockets.iter().map(ToString::to_string));
         let mut failed = report.failed.into_iter();
         let attached = failed.try_for_each(|(ifindex, reason)| {
             self.not_attached(ifindex, reason, &locals, &snapshot, problems)
@@ -269,10 +271,17 @@ impl Keeper {
         if stand(snapshot, [vxlan, host, host_peer], mtu, RESOLVER) {
             return Ok(());
         }
+        let node_address = self.node_address()?;
         let links = self
             .driver
             .links()
-            .ensure_node_links(self.config.data_path_port, mtu, MESH_ADDRESS, RESOLVER)
+            .ensure_node_links(
+                self.config.data_path_port,
+                mtu,
+                MESH_ADDRESS,
+                node_address,
+                RESOLVER,
+            )
             .await?;
         self.sinks.mtu.send_if_modified(|old| replace_if_new(old, mtu));
         if links != self.links {
@@ -305,6 +314,13 @@ impl Keeper {
         failed.into_keys().collect()
     }
 
+    fn node_address(&self) -> Result<Ipv4Addr, NetworkError> {
+        match self.config.data_path_address {
+            IpAddr::V4(address) => Ok(address),
+            address => Err(NetworkError::NotIpv4(address)),
+        }
+    }
+
     async fn keep_firewall(
         &mut self,
         desired: &Desired,
@@ -313,9 +329,7 @@ impl Keeper {
         look_around: bool,
         problems: &mut Vec<String>,
     ) -> Result<(), NetworkError> {
-        let IpAddr::V4(node_address) = self.config.data_path_address else {
-            return Err(NetworkError::NotIpv4(self.config.data_path_address));
-        };
+        let node_address = self.node_address()?;
         let ports = published_ports(&desired.items)
             .difference(held)
             .copied()

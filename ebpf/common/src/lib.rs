@@ -8,6 +8,7 @@ mod address;
 mod drop_reason;
 mod flow;
 pub mod hash;
+mod sockets;
 pub mod state;
 mod tables;
 mod verdict;
@@ -15,6 +16,7 @@ mod verdict;
 pub use address::*;
 pub use drop_reason::DropReason;
 pub use flow::*;
+pub use sockets::*;
 pub use tables::*;
 pub use verdict::*;
 

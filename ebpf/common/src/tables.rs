@@ -147,6 +147,16 @@ pub struct HolderValue {
 /// How long the node's stack keeps an ingress address once its lease is over: the valid lifetime it is added with.
 pub const STACK_KEEPS_NS: u64 = 10_000_000_000;
 
+/// `LOCAL_ADDRESSES`: addresses on which the node's own sockets find published ports, beside the loopback.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LocalAddressValue {
+    /// What is dialed instead.
+    pub stand_in_be: u32,
+    /// 1: outside clients find published ports there too. 0: an address on a bridge, say.
+    pub outside: u32,
+}
+
 /// `PUBLISHED`: by protocol and port, and for a port that names its ingress address by that.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
@@ -246,6 +256,7 @@ mod pod {
         NodeValue,
         OwnAddressValue,
         HolderValue,
+        LocalAddressValue,
         PublishedKey,
         PublishedValue,
         Row,

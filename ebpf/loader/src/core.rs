@@ -5,3 +5,4 @@ pub mod diff;
 pub mod regions;
 pub mod rows;
 pub mod sizes;
+pub mod sockets;

@@ -4,6 +4,7 @@ mod flows;
 mod liveness;
 mod places;
 mod publish;
+mod sockets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,8 +15,10 @@ pub use liveness::Liveness;
 use skep_ebpf_common::{Config, DropReason, LAYOUT, PublishedKey};
 
 use crate::core::contents::{Contents, contents};
+use crate::core::sockets::local_addresses;
 use crate::io::attach::{self, AttachError, Hook, Place, Program};
 use crate::io::bpffs::{self, BpffsError};
+use crate::io::cgroup::Group;
 use crate::io::device::{self, DeviceError};
 use crate::io::kernel;
 use crate::io::maps::{self, Maps, MapsError};
@@ -78,6 +81,8 @@ pub struct Datapath {
     /// How places are attached now, and how they shall be.
     hook: Hook,
     asked: Hook,
+    /// Groups of programs on sockets that are at work and of this version.
+    sockets: BTreeSet<Group>,
     /// Pins of other layouts.
     older: Vec<PathBuf>,
     /// The one of them whose programs forward until ours have been told what to do.
@@ -126,6 +131,7 @@ impl Datapath {
         let before = Before::find(&older)?;
         let constants = constants(&config)?;
         maps::check(&pins)?;
+        maps::share_dialed(&older, &pins)?;
         let source = source(build, &pins, config.max_flows, before.as_ref());
         let loaded = object::load(&source, &constants).map_err(DatapathError::from);
         let mut object = match loaded {
@@ -146,6 +152,7 @@ impl Datapath {
             attached: BTreeSet::new(),
             hook: before.as_ref().map_or(hook, Before::hook),
             asked: hook,
+            sockets: BTreeSet::new(),
             older,
             before,
             published: BTreeMap::new(),
@@ -153,6 +160,7 @@ impl Datapath {
             next_task: 0,
         };
         datapath.take_over()?;
+        datapath.take_over_sockets();
         Ok(datapath)
     }
 
@@ -174,10 +182,14 @@ impl Datapath {
         let mut report = SyncReport::default();
         let macs = macs(tables, &mut report);
         let wanted = contents(tables, &self.maps.endpoints.held, &macs);
+        let local = local_addresses(tables, self.config.mesh_address);
         report.written += self.add(&wanted)?;
+        report.written += self.maps.local_addresses.add(&local)?;
         self.publish(tables, &mut report)?;
         self.place(tables, &mut report)?;
+        report.sockets = self.place_sockets();
         report.removed += self.withdraw(tables)?;
+        report.removed += self.maps.local_addresses.prune(&local)?;
         report.removed += self.prune(&wanted)?;
         self.leave_other_layouts();
         Ok(report)

@@ -2,11 +2,14 @@
 
 pub mod attach;
 pub mod bpffs;
+pub mod cgroup;
 mod clsact;
 pub mod device;
 pub mod flows;
 pub mod kernel;
+mod link;
 pub mod maps;
+pub mod netns;
 pub mod object;
 pub mod raw_map;
 pub mod test_run;

@@ -14,5 +14,5 @@ pub use datapath::{Build, Datapath, DatapathError, FlowTables, Liveness};
 pub use io::attach::{Hook, Program};
 pub use io::kernel::{check_kernel, hook as hook_of_kernel};
 pub use io::test_run::{TestOutcome, TestPacket, Verdict};
-pub use skep_ebpf_common::{DropReason, GATEWAY_MAC};
+pub use skep_ebpf_common::{DropReason, GATEWAY_MAC, GUARD_MARK};
 pub use tables::*;

@@ -2,6 +2,7 @@
 //!
 //! [`crate::Datapath::sync`] makes the kernel's maps equal to a [`Tables`] value. Order inside the vectors has no meaning.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -37,6 +38,8 @@ pub struct DatapathConfig {
 pub struct Tables {
     pub nodes: Vec<NodeEntry>,
     pub uplinks: Vec<UplinkEntry>,
+    /// Addresses of this node beside those of its uplinks and the loopback: its own sockets find published ports there too.
+    pub other_addresses: Vec<IpAddr>,
     pub networks: Vec<NetworkEntry>,
     pub endpoints: Vec<EndpointEntry>,
     pub services: Vec<ServiceEntry>,
@@ -192,6 +195,32 @@ pub struct SyncReport {
     pub failed: Vec<(u32, String)>,
     /// Published ports whose tables could not be made, with the reason. What stood for them before stays.
     pub refused: Vec<(u16, String)>,
+    /// What the node's own sockets do without, because programs on them could not be attached. Try again with the next sync.
+    pub sockets: Vec<SocketProblem>,
+}
+
+/// Programs on the node's own sockets that are not at work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SocketProblem {
+    /// The loopback and own addresses do not lead to published ports.
+    NotDialed(String),
+    /// Nothing keeps other processes from published ports while the agent is away.
+    NotGuarded(String),
+}
+
+impl fmt::Display for SocketProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SocketProblem::NotDialed(reason) => write!(
+                f,
+                "published ports do not answer this node's own processes, neither on the loopback nor on its addresses: {reason}"
+            ),
+            SocketProblem::NotGuarded(reason) => write!(
+                f,
+                "only the agent's sockets keep other processes from published ports: {reason}"
+            ),
+        }
+    }
 }
 
 /// Packets by verdict, summed over all programs. `received` = `passed` + `redirected` + `dropped`.

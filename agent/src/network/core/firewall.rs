@@ -28,9 +28,10 @@ pub struct FirewallInputs<'a> {
 /// The script for `nft -f`: replaces the table in one transaction.
 ///
 /// - Containers reach the outside under the node's address, in both directions through the kernel's stack.
-/// - Connections of the node itself to a published port on any of its addresses become mesh flows by way of
-///   `skep0`; so do those of containers on other networks of the node. (Outside clients never get here: the uplink's
-///   program takes their packets first.)
+/// - Connections of containers on other networks of the node to a published port on any of its addresses become mesh flows
+///   by way of `skep0`: they come in through bridges that carry no program of ours. (Outside clients never get here: the
+///   uplink's program takes their packets first. The node's own processes do not either: the programs on their sockets
+///   make them dial the mesh address; only their source may have to change, if it is the loopback's.)
 /// - No container reaches what listens on the node's loopback.
 /// - Nobody outside an overlay opens a connection into it, but by a published port.
 pub fn script(inputs: &FirewallInputs<'_>) -> String {
@@ -52,7 +53,7 @@ table inet {TABLE} {{
 {to_mesh}{to_containers}\t}}
 \tchain output {{
 \t\ttype nat hook output priority -100; policy accept;
-{to_mesh}{to_containers}\t}}
+{to_containers}\t}}
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
 \t\toifname \"{HOST_NAME}\" ip daddr {mesh} snat ip to {node}
@@ -155,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_become_rules_in_both_chains() {
+    fn ports_become_rules_for_bridged_containers() {
         let port = |protocol, number| Port { protocol, number };
         let ports = BTreeSet::from([
             port(Protocol::Tcp, 8080),
@@ -173,11 +174,11 @@ mod tests {
             script
                 .matches("tcp dport { 80, 8080 } dnat ip to 169.254.1.1")
                 .count(),
-            2
+            1
         );
         assert_eq!(
             script.matches("udp dport { 53 } dnat ip to 169.254.1.1").count(),
-            2
+            1
         );
         assert!(script.contains("snat ip to 192.0.2.1"));
     }

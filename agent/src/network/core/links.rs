@@ -99,6 +99,18 @@ pub fn uplinks(snapshot: &Snapshot, data_path_address: IpAddr) -> Vec<UplinkEntr
     uplinks
 }
 
+/// The node's further addresses: on bridges, and on interfaces that no client comes in through.
+pub fn other_addresses(snapshot: &Snapshot, uplinks: &[UplinkEntry]) -> Vec<IpAddr> {
+    let links = snapshot
+        .links
+        .iter()
+        .filter(|link| !link.name.starts_with(NAME_PREFIX));
+    let addresses = links.flat_map(|link| link.addresses.iter().copied());
+    addresses
+        .filter(|address| is_reachable(address) && !uplinks.iter().any(|u| u.addresses.contains(address)))
+        .collect()
+}
+
 fn is_reachable(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => {
@@ -147,6 +159,8 @@ mod tests {
             default_routes: BTreeSet::from([3]),
         };
         let addresses = |octets: &[[u8; 4]]| octets.iter().map(|&octets| IpAddr::from(octets)).collect();
+        let found = uplinks(&snapshot, IpAddr::from([192, 0, 2, 1]));
+        assert_eq!(other_addresses(&snapshot, &found), addresses(&[[172, 17, 0, 1]]));
         let expected = [
             UplinkEntry {
                 ifindex: 2,
@@ -157,7 +171,7 @@ mod tests {
                 addresses: addresses(&[[198, 51, 100, 1]]),
             },
         ];
-        assert_eq!(uplinks(&snapshot, IpAddr::from([192, 0, 2, 1])), expected);
+        assert_eq!(found, expected);
     }
 
     #[test]

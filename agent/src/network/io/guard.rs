@@ -1,12 +1,14 @@
-//! Sockets that are bound to the published ports, so that no process of the node takes one of them.
+//! Sockets that are bound to the published ports. They find out who else has a port, and keep the kernel from
+//! taking it as the source of a connection, whose answers would go to the service.
 //!
-//! They do not listen: outside packets never reach them, because the uplink's program takes those first, and the
-//! node's own are translated before they are delivered.
+//! They do not listen: outside packets never reach them, because the uplink's program takes those first, and what the
+//! node's own sockets dial is rewritten before there is a packet. Other processes are refused by the data plane's guard on
+//! bind(2), also while there is no agent; these sockets carry the mark that it lets through.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use skep_ebpf_loader::Protocol;
+use skep_ebpf_loader::{GUARD_MARK, Protocol};
 use socket2::{Domain, Socket, Type};
 
 use crate::network::core::ports::Port;
@@ -60,6 +62,7 @@ fn bind(port: Port, address: IpAddr) -> std::io::Result<Socket> {
         Protocol::Udp => Type::DGRAM,
     };
     let socket = Socket::new(Domain::IPV4, kind, None)?;
+    socket.set_mark(GUARD_MARK)?;
     // Without SO_REUSEADDR: with it, a process that sets it too could still listen on the port.
     socket.bind(&SocketAddr::new(address, port.number).into())?;
     Ok(socket)

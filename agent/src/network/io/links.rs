@@ -210,6 +210,7 @@ impl Links {
         port: u16,
         mtu: u32,
         mesh: Ipv4Addr,
+        node: Ipv4Addr,
         resolver: Ipv4Addr,
     ) -> Result<NodeLinks, LinkError> {
         let snapshot = self.snapshot().await?;
@@ -247,7 +248,8 @@ impl Links {
                 .await
                 .map_err(change("add address", &resolver))?;
         }
-        self.route_to(mesh, host.index).await?;
+        // What the node's own processes send there carries its address, without translation.
+        self.route_to(mesh, host.index, Some(node)).await?;
         self.neighbour(mesh, host.index, &host_peer.mac).await?;
         Ok(NodeLinks {
             vxlan: vxlan.index,
@@ -314,7 +316,7 @@ impl Links {
             .up()
             .build();
         self.set("set up", host_name, change_up).await?;
-        self.route_to(address, index).await?;
+        self.route_to(address, index, None).await?;
         self.neighbour(address, index, &mac(address)).await?;
         Ok(index)
     }
@@ -368,13 +370,21 @@ impl Links {
             .map_err(change(operation, &name))
     }
 
-    async fn route_to(&self, address: Ipv4Addr, interface: u32) -> Result<(), LinkError> {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
+    async fn route_to(
+        &self,
+        address: Ipv4Addr,
+        interface: u32,
+        source: Option<Ipv4Addr>,
+    ) -> Result<(), LinkError> {
+        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(address, 32)
             .output_interface(interface)
             .scope(RouteScope::Link)
-            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-            .build();
+            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
+        if let Some(source) = source {
+            route = route.pref_source(source);
+        }
+        let route = route.build();
         self.handle
             .route()
             .add(route)

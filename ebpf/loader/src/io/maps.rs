@@ -1,6 +1,8 @@
 //! Typed maps, with the contents user space knows them to have.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
@@ -24,6 +26,8 @@ pub enum MapsError {
         found: (u32, u32),
         needed: (u32, u32),
     },
+    #[error("give {path} a second name: {source}")]
+    Share { path: PathBuf, source: io::Error },
     #[error("open map {map}: {}", whole(source))]
     Open { map: &'static str, source: MapError },
     #[error("read map {map}: {}", whole(source))]
@@ -143,6 +147,8 @@ const SIZES: &[(&str, usize, usize)] = &[
     size::<u32, u32>("MARKS"),
     size::<Address, HolderValue>("HOLDERS"),
     size::<Address, OwnAddressValue>("OWN_ADDRESSES"),
+    size::<Address, LocalAddressValue>("LOCAL_ADDRESSES"),
+    size::<u32, DialedValue>("DIALED"),
     size::<PublishedKey, PublishedValue>("PUBLISHED"),
     size::<u32, Row>("ROWS"),
     size::<u32, TaskValue>("TASKS"),
@@ -176,6 +182,26 @@ pub fn check(pins: &Path) -> Result<(), MapsError> {
     Ok(())
 }
 
+/// What sockets dialed is kept with them, in a map that one of the older directories may have: the same map, under another
+/// name, so that an open connection keeps the name of its peer. Of other sizes it stays where it is.
+pub fn share_dialed(older: &[PathBuf], pins: &Path) -> Result<(), MapsError> {
+    const NAME: &str = "DIALED";
+    let own = pins.join(NAME);
+    let open = |source| MapsError::Open { map: NAME, source };
+    for path in older
+        .iter()
+        .map(|pins| pins.join(NAME))
+        .filter(|path| path.exists())
+    {
+        let info = MapInfo::from_pin(&path).map_err(open)?;
+        if own.exists() || info.value_size() as usize != size_of::<DialedValue>() {
+            continue;
+        }
+        fs::hard_link(&path, &own).map_err(|source| MapsError::Share { path, source })?;
+    }
+    Ok(())
+}
+
 /// All maps of the data plane.
 pub struct Maps {
     pub interfaces: Table<u32, InterfaceValue>,
@@ -187,6 +213,7 @@ pub struct Maps {
     pub peers: Table<Address, u32>,
     marks: HashMap<MapData, u32, u32>,
     pub own_addresses: Table<Address, OwnAddressValue>,
+    pub local_addresses: Table<Address, LocalAddressValue>,
     pub published: Table<PublishedKey, PublishedValue>,
     gate: Array<MapData, u32>,
     rows: Array<MapData, Row>,
@@ -207,6 +234,7 @@ impl Maps {
             peers: Table::open(object, "PEERS")?,
             marks: open(object, "MARKS")?,
             own_addresses: Table::open(object, "OWN_ADDRESSES")?,
+            local_addresses: Table::open(object, "LOCAL_ADDRESSES")?,
             published: Table::open(object, "PUBLISHED")?,
             gate: open(object, "GATE")?,
             rows: open(object, "ROWS")?,

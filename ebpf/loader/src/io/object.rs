@@ -8,6 +8,7 @@ use skep_ebpf_common::Config;
 
 use crate::core::sizes::half_open_flows;
 use crate::io::attach::Program;
+use crate::io::netns::{self, CookieError};
 use crate::io::whole;
 
 /// What `cargo xtask build-ebpf` made.
@@ -24,6 +25,8 @@ const BEFORE: [(&str, &str); 3] = [
 pub enum ObjectError {
     #[error("load the eBPF object: {}", whole(_0))]
     Load(#[source] EbpfError),
+    #[error(transparent)]
+    Cookie(#[from] CookieError),
     #[error("the eBPF object has no {0}")]
     Missing(&'static str),
     #[error("load program {program}: {}", whole(source))]
@@ -45,9 +48,10 @@ pub struct Source<'a> {
     pub flows_of: Option<&'a Path>,
 }
 
-/// Loads all programs.
+/// Loads all programs but those on sockets: a kernel that refuses them still forwards packets.
 pub fn load(source: &Source<'_>, config: &Config) -> Result<Ebpf, ObjectError> {
     let (gated, moving) = (u32::from(source.gated), u32::from(source.flows_of.is_some()));
+    let cookie = netns::cookie()?;
     let mut loader = EbpfLoader::new();
     loader
         .default_map_pin_directory(source.pins)
@@ -62,7 +66,10 @@ pub fn load(source: &Source<'_>, config: &Config) -> Result<Ebpf, ObjectError> {
         .override_global("MESH_VNI_FORWARDED", &config.mesh_vni_forwarded, true)
         .override_global("RESOLVER_BE", &config.resolver_be, true)
         .override_global("MESH_ADDRESS_BE", &config.mesh_address_be, true)
-        .override_global("HOST_MAC", &config.host_mac, true);
+        .override_global("HOST_MAC", &config.host_mac, true)
+        .override_global("NODE_COOKIE", &cookie, true)
+        // A map of this kind cannot say by itself that it is pinned.
+        .map_pin_path("DIALED", source.pins.join("DIALED"));
     if let Some(before) = source.flows_of {
         for (map, old) in BEFORE {
             loader.map_pin_path(map, before.join(old));

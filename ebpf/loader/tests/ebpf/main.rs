@@ -8,3 +8,4 @@ mod mesh_traffic;
 mod overlay_traffic;
 mod packets;
 mod peers;
+mod sockets;

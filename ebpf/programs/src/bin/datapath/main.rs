@@ -1,4 +1,4 @@
-//! Attach points: tcx (or clsact) ingress programs of a node. Everything they compute is in the library; what they look up
+//! Attach points: tcx (or clsact) ingress programs of a node, and (in `sockets`) programs on its own sockets. Everything they compute is in the library; what they look up
 //! is in `maps`.
 #![no_std]
 #![no_main]
@@ -13,6 +13,7 @@ mod overlay;
 mod reply;
 mod send;
 mod skb;
+mod sockets;
 mod uplink;
 mod verdict;
 mod vip;

@@ -32,6 +32,8 @@ pub static HOLDERS: HashMap<Address, HolderValue> = HashMap::pinned(1024, BPF_F_
 #[map]
 pub static OWN_ADDRESSES: HashMap<Address, OwnAddressValue> = HashMap::pinned(1024, BPF_F_NO_PREALLOC);
 #[map]
+pub static LOCAL_ADDRESSES: HashMap<Address, LocalAddressValue> = HashMap::pinned(4096, BPF_F_NO_PREALLOC);
+#[map]
 pub static PUBLISHED: HashMap<PublishedKey, PublishedValue> = HashMap::pinned(16_384, BPF_F_NO_PREALLOC);
 #[map]
 pub static ROWS: Array<Row> = Array::pinned(MAX_ROWS, 0);
