@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::agent;
 
 mod ask;
+pub mod ingress;
 mod show;
 
 /// Docker Swarm mode on an eBPF data plane.
@@ -25,6 +26,11 @@ pub enum Command {
     Net {
         #[command(subcommand)]
         command: NetCommand,
+    },
+    /// Addresses of the swarm that outlive the node that holds them
+    Ingress {
+        #[command(subcommand)]
+        command: ingress::IngressCommand,
     },
 }
 

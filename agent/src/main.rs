@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use skep_agent::cli::{Cli, Command, NetCommand, query};
+use skep_agent::cli::{Cli, Command, NetCommand, ingress, query};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -38,6 +38,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Net {
             command: NetCommand::Flows(output),
         } => runtime.block_on(query("net/flows", output.output)),
+        Command::Ingress { command } => runtime.block_on(ingress::run(command)),
     }
 }
 

@@ -7,6 +7,7 @@ mod answer;
 mod containers;
 mod core;
 mod events;
+mod ingress;
 mod io;
 mod logs;
 mod networks;

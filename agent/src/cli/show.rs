@@ -65,6 +65,58 @@ pub fn flows(answer: &Value) -> String {
     rows.unwrap_or_else(|| text(&answer["error"]))
 }
 
+/// Who holds which address.
+pub fn ingress(addresses: &Value) -> String {
+    let mut shown = table(&["ADDRESS", "HOLDER", "SINCE", "REASON", "PREVIOUS", "OWNERS"]);
+    for row in list(addresses) {
+        let holder = some(&row["holder"], "nobody");
+        let previous = some(&row["previous"], "-");
+        let fact = |key: &str| text(&row[key]);
+        shown.add_row([
+            fact("address"),
+            holder,
+            fact("since"),
+            fact("reason"),
+            previous,
+            joined(&row["owners"], "nobody"),
+        ]);
+    }
+    or_none(addresses, &shown)
+}
+
+/// What was asked for, and who may hold what.
+pub fn ingress_addresses(addresses: &Value) -> String {
+    let mut shown = table(&["ADDRESS", "INTERFACE", "NODES", "SERVICES", "OWNERS"]);
+    for row in list(addresses) {
+        shown.add_row([
+            text(&row["address"]),
+            some(&row["interface"], "-"),
+            joined(&row["constraints"], "all"),
+            joined(&row["services"], "all"),
+            joined(&row["owners"], "nobody"),
+        ]);
+    }
+    or_none(addresses, &shown)
+}
+
+fn or_none(addresses: &Value, shown: &Table) -> String {
+    match list(addresses) {
+        [] => "no ingress address: add one with 'skep ingress address add ADDRESS/PREFIX'".to_string(),
+        _ => shown.to_string(),
+    }
+}
+
+fn some(value: &Value, none: &str) -> String {
+    Some(text(value))
+        .filter(|text| !text.is_empty())
+        .unwrap_or(none.to_string())
+}
+
+fn joined(values: &Value, none: &str) -> String {
+    let texts: Vec<String> = list(values).iter().map(text).collect();
+    some(&Value::String(texts.join(", ")), none)
+}
+
 fn rows_of(rows: &Value, header: &[&str], keys: &[&str]) -> Option<String> {
     let rows = list(rows);
     if rows.is_empty() {
@@ -141,5 +193,30 @@ mod tests {
             "{shown}"
         );
         assert_eq!(flows(&json!({"tables": [], "error": "not up"})), "not up");
+    }
+
+    #[test]
+    fn ingress_addresses_are_told_with_who_holds_them() {
+        let held = json!([
+            {"address": "192.0.2.9", "holder": "n2", "since": "2026-11-24T13:20:07Z", "reason": "lease of n1 ended",
+             "previous": "n1", "owners": ["n2", "n3"]},
+            {"address": "192.0.2.10", "holder": null, "since": null, "reason": null, "owners": []},
+        ]);
+        let lines: Vec<String> = ingress(&held).lines().map(words).collect();
+        assert_eq!(lines[0], "ADDRESS HOLDER SINCE REASON PREVIOUS OWNERS");
+        assert_eq!(
+            lines[1],
+            "192.0.2.9 n2 2026-11-24T13:20:07Z lease of n1 ended n1 n2, n3"
+        );
+        assert_eq!(lines[2], "192.0.2.10 nobody - nobody");
+        let asked = json!([{"address": "192.0.2.9/24", "interface": "eth1", "constraints": ["node.role==worker"],
+            "services": [], "owners": ["n1"]}]);
+        let lines: Vec<String> = ingress_addresses(&asked).lines().map(words).collect();
+        assert_eq!(lines[1], "192.0.2.9/24 eth1 node.role==worker all n1");
+        assert!(ingress(&json!([])).starts_with("no ingress address"));
+    }
+
+    fn words(line: &str) -> String {
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyper::body::Incoming;
-use hyper::{Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use serde_json::Value;
 
 use super::answer::{Answer, bad_request, fail, not_built, ok};
@@ -11,7 +11,7 @@ use super::core::find::FindError;
 use super::core::query::{Query, decode};
 use super::core::version;
 use super::pass::{Call, pass};
-use super::{Api, containers, events, logs, networks, nodes, services, swarm, system, tasks};
+use super::{Api, containers, events, ingress, logs, networks, nodes, services, swarm, system, tasks};
 
 /// Splits the target and hands the request to whoever answers it.
 pub async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Answer {
@@ -44,6 +44,7 @@ pub async fn answer(api: &Arc<Api>, request: Request<Incoming>) -> Answer {
                 ..,
             ],
         ) => swarm_path(api, method.as_str(), &segments, call, &query).await,
+        (_, ["skep", "ingress", "addresses", ..]) => ingress_path(api, &method, &segments[3..], call).await,
         ("GET", ["skep", ..]) => page(api, &segments[1..].join("/")).await,
         (_, ["networks", ..]) => networks::answer(api, method.as_str(), &segments, call, &query).await,
         (_, ["containers", ..]) => containers::answer(api, method.as_str(), &segments, call, &query).await,
@@ -56,6 +57,16 @@ async fn page(api: &Api, path: &str) -> Answer {
     match api.daemon.page(path).await {
         Some(page) => ok(&page),
         None => Err(fail(StatusCode::NOT_FOUND, "page not found")),
+    }
+}
+
+async fn ingress_path(api: &Api, method: &Method, rest: &[&str], call: Call) -> Answer {
+    match (method.as_str(), rest) {
+        ("GET", []) => ingress::list(api),
+        ("POST", []) => ingress::create(api, call.request.into_body()).await,
+        ("DELETE", [address]) => ingress::remove(api, address).await,
+        ("POST", [address, "move"]) => ingress::move_to(api, address, call.request.into_body()).await,
+        _ => Err(fail(StatusCode::NOT_FOUND, "page not found")),
     }
 }
 

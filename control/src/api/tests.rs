@@ -5,6 +5,7 @@ mod cli;
 mod engine_stub;
 mod errors;
 mod golden;
+mod ingress;
 mod passing;
 mod swarm_stub;
 

@@ -99,6 +99,12 @@ pub fn uses_ingress(ports: &[PortConfig]) -> bool {
     ports.iter().any(|p| p.publish_mode() == PublishMode::Ingress)
 }
 
+/// What users call the node: its host's name, or its id before it told one.
+pub fn node_name(node: &Node) -> &str {
+    let name = node.description.as_ref().map_or("", |d| d.hostname.as_str());
+    if name.is_empty() { &node.id } else { name }
+}
+
 /// The container's name, as Swarm makes it.
 pub fn task_name(task: &Task) -> String {
     format!("{}.{}.{}", task.service.name, task.slot, task.id)

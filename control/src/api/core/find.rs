@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::core::ingress::bare;
 use crate::core::state::ClusterState;
 use crate::model::*;
 
@@ -84,6 +85,17 @@ pub fn network<'a>(state: &'a ClusterState, reference: &str) -> Result<&'a Arc<N
     find("network", &state.networks, reference, |network| {
         &network.spec.annotations.name
     })
+}
+
+/// By address, with or without its prefix length, or by id.
+pub fn ingress_address<'a>(
+    state: &'a ClusterState,
+    reference: &str,
+) -> Result<&'a Arc<IngressAddress>, FindError> {
+    match bare(reference).and_then(|address| state.ingress_address(address)) {
+        Some(found) => Ok(found),
+        None => find("ingress address", &state.ingress_addresses, reference, |_| ""),
+    }
 }
 
 /// `service.slot.taskid`, as the container is called.

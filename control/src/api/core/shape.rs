@@ -2,6 +2,7 @@
 //! are left out when empty follows the Go structs there: tools compare what they get with what they sent.
 
 pub mod cluster;
+pub mod ingress;
 pub mod network;
 pub mod node;
 pub mod service;

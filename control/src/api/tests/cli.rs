@@ -8,7 +8,7 @@ use tokio::time::{Duration, timeout};
 use super::{Served, inactive, manager};
 
 /// Runs `docker ...` and answers its standard output; a failure is an error with its standard error.
-async fn docker(served: &Served, arguments: &[&str]) -> Result<String, String> {
+pub async fn docker(served: &Served, arguments: &[&str]) -> Result<String, String> {
     let socket = format!("unix://{}", served.dir.path().join("skep.sock").display());
     let output = Command::new("docker")
         .args(["-H", &socket])

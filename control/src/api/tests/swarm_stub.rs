@@ -2,6 +2,7 @@
 //! every task that is assigned runs.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -23,6 +24,7 @@ pub struct SwarmStub {
     inner: Mutex<Inner>,
     sender: watch::Sender<Arc<ClusterState>>,
     leader: watch::Sender<Option<Leader>>,
+    no_quorum: AtomicBool,
 }
 
 struct Inner {
@@ -110,6 +112,7 @@ impl SwarmStub {
             inner: Mutex::new(inner),
             sender: watch::Sender::new(state),
             leader: watch::Sender::new(Some(leader)),
+            no_quorum: AtomicBool::new(false),
         })
     }
 
@@ -119,6 +122,11 @@ impl SwarmStub {
         inner.settle();
         self.sender.send_replace(Arc::new(inner.state.clone()));
         applied
+    }
+
+    /// From now on nobody leads.
+    pub fn lose_quorum(&self) {
+        self.no_quorum.store(true, Ordering::Relaxed);
     }
 
     pub fn state(&self) -> Arc<ClusterState> {
@@ -170,6 +178,9 @@ fn first_command() -> InitCluster {
 #[async_trait]
 impl Propose for SwarmStub {
     async fn propose(&self, change: Change) -> Result<Applied, ControlError> {
+        if self.no_quorum.load(Ordering::Relaxed) {
+            return Err(ControlError::NoLeader);
+        }
         let applied = self.commit(change);
         match applied.refused {
             Some(refused) => Err(ControlError::Refused(refused)),

@@ -9,7 +9,7 @@ use super::{Answer, At, not_found};
 use crate::core::address;
 use crate::core::constraint;
 use crate::core::ingress::{self, ADDRESS_LABEL, Behind, MODE_LABEL, address_of, mode_of};
-use crate::core::state::ClusterState;
+use crate::core::state::{ClusterState, node_name};
 use crate::core::validate::refuse;
 use crate::model::*;
 
@@ -211,11 +211,6 @@ pub fn move_to(state: &mut ClusterState, at: At, c: &MoveIngressAddress) -> Answ
     at.touch(&mut record.meta);
     state.ingress_addresses.insert(c.id.clone(), Arc::new(record));
     Ok(Applied::default())
-}
-
-fn node_name(node: &Node) -> &str {
-    let name = node.description.as_ref().map_or("", |d| d.hostname.as_str());
-    if name.is_empty() { &node.id } else { name }
 }
 
 /// What a service's labels ask for can be had. `old` is the spec that an update replaces: what it had is not refused again.
