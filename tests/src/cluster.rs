@@ -25,13 +25,15 @@ pub struct Builder {
     binary: Option<PathBuf>,
     live_restore: bool,
     detached: bool,
+    agent_options: Vec<String>,
 }
 
 /// A switch, a client and nodes. Dropping it removes everything, after a panic too; Ctrl-C does as well.
 pub struct Cluster {
     pub client: Client,
     pub nodes: Vec<Node>,
-    settings: Arc<Settings>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) switch: Arc<Space>,
     built_in: Duration,
     kept: bool,
 }
@@ -71,12 +73,27 @@ impl Cluster {
             binary: None,
             live_restore: true,
             detached: false,
+            agent_options: Vec::new(),
         }
     }
 
     /// Node `number`, from 1 on, as their names are.
     pub fn node(&self, number: usize) -> &Node {
         &self.nodes[number - 1]
+    }
+
+    /// Kills the first processes of these nodes at the same moment, see [`Node::kill_now`]; the Unix time in ms.
+    pub fn kill_now(&self, numbers: &[usize]) -> Result<u128> {
+        let times: Result<Vec<u128>> = numbers
+            .iter()
+            .map(|number| self.node(*number).kill_now())
+            .collect();
+        times?.last().copied().context("no node to kill")
+    }
+
+    /// The living nodes.
+    pub fn living(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.is_alive())
     }
 
     /// How long building took, images and test programs included.
@@ -137,6 +154,12 @@ impl Drop for Cluster {
 }
 
 impl Builder {
+    /// Options for every agent, see [`Node::set_agent_options`].
+    pub fn agent_options(mut self, options: &[&str]) -> Self {
+        self.agent_options = options.iter().map(ToString::to_string).collect();
+        self
+    }
+
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
         self
@@ -206,6 +229,10 @@ impl Builder {
         let nodes: Vec<Node> = (1..=self.nodes)
             .map(|number| Node::new(number, Arc::clone(&settings), Arc::clone(&switch)))
             .collect();
+        let options: Vec<&str> = self.agent_options.iter().map(String::as_str).collect();
+        for node in &nodes {
+            node.set_agent_options(&options)?;
+        }
         std::thread::scope(|scope| {
             let starts: Vec<_> = nodes.iter().map(|node| scope.spawn(|| node.start())).collect();
             let results = starts.into_iter().map(|start| {
@@ -220,6 +247,7 @@ impl Builder {
             client,
             nodes,
             settings,
+            switch,
             built_in: begin.elapsed(),
             kept: false,
         })

@@ -6,6 +6,9 @@
 //! - [`node`]: one machine: dockerd, the agent, the stock docker CLI against either;
 //! - [`client`]: requests from outside;
 //! - [`session`]: long-lived sessions, connects and questions from outside, and how they fared;
+//! - [`pause`]: stopping and starving a node's processes;
+//! - [`router`]: a router between client and nodes;
+//! - [`watcher`]: who answers ARP for an address;
 //! - [`space`]: namespaces held by a first process whose death ends everything in them;
 //! - [`network`]: links and addresses;
 //! - [`images`]: test images without a registry;
@@ -21,6 +24,8 @@ pub mod command;
 pub mod images;
 pub mod network;
 pub mod node;
+pub mod pause;
+pub mod router;
 pub mod runs;
 pub mod session;
 pub mod space;
@@ -28,6 +33,7 @@ pub mod suite;
 pub mod swarm;
 pub mod testbox;
 pub mod wait;
+pub mod watcher;
 
 pub use client::{Client, Reply, Seen};
 pub use cluster::{Cluster, ClusterFile};

@@ -10,10 +10,16 @@ use anyhow::{Context, Result, bail};
 
 use crate::space::Space;
 
-/// The segment's addresses: 192.168.50.0/24, nodes from .1 on, the client at .250; .100 to .249 are nobody's, for ingress
+/// The segment's addresses: 192.168.50.0/24, nodes from .1 on, others from .250 on; .100 to .249 are nobody's, for ingress
 /// addresses.
 pub const CLIENT_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 250);
 const PREFIX: u8 = 24;
+
+/// The router between client and nodes, see [`crate::router`].
+pub const ROUTER_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 253);
+
+/// Who only listens, see [`crate::watcher`].
+pub const WATCHER_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 252);
 
 /// An address that is the outside world: the client has it, and nodes reach it by their default route.
 pub const OUTSIDE_ADDRESS: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
@@ -114,6 +120,22 @@ pub fn set_port(switch: &Space, member: &str, up: bool) -> Result<()> {
     configure(
         switch,
         &[format!("link set {member} {}", if up { "up" } else { "down" })],
+    )
+}
+
+/// Takes the member's port out of the switch, or puts it back: nothing gets through, but the member's
+/// interface still has its carrier.
+pub fn set_bridged(switch: &Space, member: &str, bridged: bool) -> Result<()> {
+    let to = if bridged { "master br0" } else { "nomaster" };
+    configure(switch, &[format!("link set {member} {to}")])
+}
+
+/// Members that are parted reach all others, but not each other.
+pub fn set_parted(switch: &Space, member: &str, parted: bool) -> Result<()> {
+    let word = if parted { "on" } else { "off" };
+    configure(
+        switch,
+        &[format!("link set {member} type bridge_slave isolated {word}")],
     )
 }
 

@@ -16,10 +16,11 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::json;
 
+use crate::client::Load;
 use crate::command::{self, Output};
 use crate::runs::{Process, Run};
 use crate::space::Space;
-use crate::{network, wait};
+use crate::{client, network, wait};
 
 /// A docker command that takes longer than this is a failure.
 pub const COMMAND_DEADLINE: Duration = Duration::from_secs(120);
@@ -54,6 +55,7 @@ pub struct Node {
     settings: Arc<Settings>,
     switch: Arc<Space>,
     live: Mutex<Option<Live>>,
+    agent_options: Mutex<Vec<String>>,
 }
 
 impl Node {
@@ -67,6 +69,7 @@ impl Node {
             settings,
             switch,
             live: Mutex::new(None),
+            agent_options: Mutex::new(Vec::new()),
         }
     }
 
@@ -225,9 +228,22 @@ impl Node {
             "--docker-socket".into(),
             "/var/run/docker.sock".into(),
         ];
+        let arguments = [&arguments[..], &self.options()?].concat();
         let agent = self.spawn(&space, "agent", &arguments)?;
         self.lock()?.as_mut().context("node is off")?.agent = Some(agent);
         self.wait_for("agent", &self.directory.join("docker.sock"))
+    }
+
+    /// Options that the agent gets from its next start on.
+    pub fn set_agent_options(&self, options: &[&str]) -> Result<()> {
+        let mut now = self.agent_options.lock().map_err(|_| anyhow!("poisoned"))?;
+        *now = options.iter().map(ToString::to_string).collect();
+        Ok(())
+    }
+
+    fn options(&self) -> Result<Vec<String>> {
+        let now = self.agent_options.lock().map_err(|_| anyhow!("poisoned"))?;
+        Ok(now.clone())
     }
 
     /// The agent's process, by its number outside.
@@ -281,6 +297,22 @@ impl Node {
         Ok(())
     }
 
+    /// Kills the first process alone, as `kill -9` from outside does; the Unix time in ms. What the node left on the
+    /// switch goes with [`Self::kill`] or [`Self::revive`].
+    pub fn kill_now(&self) -> Result<u128> {
+        let init = self.space()?.init();
+        kill(Pid::from_raw(init.pid), Signal::SIGKILL).with_context(|| format!("kill {}", self.name))?;
+        Ok(client::unix_ms())
+    }
+
+    /// Starts a node that was killed, by [`Self::kill_now`] or [`Self::kill`], with the disk it had.
+    pub fn revive(&self) -> Result<()> {
+        if self.lock()?.is_some() {
+            self.kill()?;
+        }
+        self.start()
+    }
+
     pub fn is_alive(&self) -> bool {
         self.space().is_ok_and(|space| space.init().is_alive())
     }
@@ -293,6 +325,21 @@ impl Node {
     /// Puts the cable back.
     pub fn heal(&self) -> Result<()> {
         network::set_port(&self.switch, &self.name, true)
+    }
+
+    /// Cuts the node off behind its switch port: its interface still has a carrier.
+    pub fn cut_behind(&self) -> Result<()> {
+        network::set_bridged(&self.switch, &self.name, false)
+    }
+
+    /// Ends [`Self::cut_behind`].
+    pub fn heal_behind(&self) -> Result<()> {
+        network::set_bridged(&self.switch, &self.name, true)
+    }
+
+    /// Nodes that are parted reach everybody but each other.
+    pub fn part(&self, parted: bool) -> Result<()> {
+        network::set_parted(&self.switch, &self.name, parted)
     }
 
     /// The stock docker CLI against this node's agent; whatever the exit code, it is a result.
@@ -315,6 +362,17 @@ impl Node {
         command::run(&mut docker_cli(&self.engine_host(), arguments), COMMAND_DEADLINE)
     }
 
+    /// The `skep` command on the node, with standard output alone; an error if it failed.
+    pub fn skep(&self, arguments: &[&str]) -> Result<String> {
+        self.skep_output(arguments)?.ok()
+    }
+
+    /// As [`Self::skep`]; whatever the exit code, it is a result.
+    pub fn skep_output(&self, arguments: &[&str]) -> Result<Output> {
+        let binary = self.settings.agent.as_ref().context("no agent here")?;
+        self.exec(&[&[binary.display().to_string().as_str()], arguments].concat())
+    }
+
     /// A program on the node itself.
     pub fn exec(&self, arguments: &[&str]) -> Result<Output> {
         let (program, rest) = arguments.split_first().context("no program given")?;
@@ -325,6 +383,13 @@ impl Node {
     pub fn testbox(&self, arguments: &[&str]) -> Result<Output> {
         let program = self.settings.testbox.display().to_string();
         self.exec(&[&[program.as_str()], arguments].concat())
+    }
+
+    /// Starts skep-testbox on the node in the background; it ends when what is returned is dropped.
+    pub fn start_testbox(&self, arguments: &[&str]) -> Result<Load> {
+        let mut command = self.space()?.command(&self.settings.testbox);
+        command.args(arguments);
+        Load::spawn(command)
     }
 
     /// The node's namespaces.

@@ -35,10 +35,20 @@ impl TaskContainer {
 
 /// Makes one swarm of all nodes, all of them managers, and waits until they are Ready.
 pub fn form(cluster: &Cluster) -> Result<()> {
+    form_with(cluster, cluster.nodes.len())
+}
+
+/// As [`form`], with the first `managers` nodes as managers and the others as workers.
+pub fn form_with(cluster: &Cluster, managers: usize) -> Result<()> {
     let first = cluster.node(1);
     first.docker_ok(&["swarm", "init", "--advertise-addr", &first.address().to_string()])?;
-    let token = first.docker_ok(&["swarm", "join-token", "-q", "manager"])?;
     for node in &cluster.nodes[1..] {
+        let role = if node.number() <= managers {
+            "manager"
+        } else {
+            "worker"
+        };
+        let token = first.docker_ok(&["swarm", "join-token", "-q", role])?;
         node.docker_ok(&[
             "swarm",
             "join",

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use skep_tests::{Cluster, suite, swarm, until};
+use skep_tests::router::{self, Router};
+use skep_tests::watcher::{Heard, Watcher, longest_overlap_ms};
+use skep_tests::{Cluster, Node, SessionKind, suite, swarm, until};
 
 fn main() -> ExitCode {
     let make = || {
@@ -30,6 +32,19 @@ fn main() -> ExitCode {
                 "a_cut_node_is_unreachable_until_healed",
                 a_cut_node_is_unreachable_until_healed,
             ),
+            (
+                "a_node_cut_behind_its_port_keeps_its_carrier",
+                a_node_cut_behind_its_port_keeps_its_carrier,
+            ),
+            (
+                "sessions_live_through_a_pause_and_show_it",
+                sessions_live_through_a_pause_and_show_it,
+            ),
+            (
+                "the_watcher_hears_who_has_an_address",
+                the_watcher_hears_who_has_an_address,
+            ),
+            ("the_router_spreads_flows", the_router_spreads_flows),
             (
                 "a_killed_node_is_dead_and_starts_again_with_its_disk",
                 a_killed_node_is_dead_and_starts_again_with_its_disk,
@@ -126,6 +141,141 @@ fn a_cut_node_is_unreachable_until_healed(cluster: &Cluster) -> Result<()> {
     until("node2 answers", Duration::from_secs(10), || {
         Ok(reachable(cluster, &address)?.then_some(()))
     })?;
+    Ok(())
+}
+
+fn a_node_cut_behind_its_port_keeps_its_carrier(cluster: &Cluster) -> Result<()> {
+    let (first, second) = (cluster.node(1), cluster.node(2));
+    let carrier = |node: &Node| node.exec(&["cat", "/sys/class/net/eth0/carrier"])?.ok();
+    let address = second.address().to_string();
+    second.cut_behind()?;
+    ensure!(!reachable(cluster, &address)? && carrier(second)? == "1");
+    second.heal_behind()?;
+    ensure!(reachable(cluster, &address)?);
+    second.cut()?;
+    ensure!(carrier(second)? == "0");
+    second.heal()?;
+    // Parted from each other, but from nobody else.
+    let ping = || first.exec(&["busybox", "ping", "-c", "1", "-W", "1", &address]);
+    ensure!(ping()?.success());
+    first.part(true)?;
+    second.part(true)?;
+    ensure!(!ping()?.success() && reachable(cluster, &address)?);
+    first.part(false)?;
+    second.part(false)?;
+    ensure!(ping()?.success());
+    Ok(())
+}
+
+fn sessions_live_through_a_pause_and_show_it(cluster: &Cluster) -> Result<()> {
+    let node = cluster.node(1);
+    let _server = node.start_testbox(&["serve", "--port", "9000"])?;
+    let address = format!("{}:9000", node.address());
+    until("the server answers", Duration::from_secs(10), || {
+        Ok(cluster.client.get(&format!("http://{address}/"), 1)?[0]
+            .ok
+            .then_some(()))
+    })?;
+    let kinds = [
+        (SessionKind::Echo, 10),
+        (SessionKind::Idle, 200),
+        (SessionKind::Stream, 5),
+        (SessionKind::Udp, 5),
+    ];
+    let length = Duration::from_secs(30);
+    let start = |(kind, count)| {
+        let interval = Duration::from_millis(10);
+        cluster
+            .client
+            .start_sessions(&address, kind, count, length, interval)
+    };
+    let sessions = kinds.map(start).into_iter().collect::<Result<Vec<_>>>()?;
+    let connects = cluster
+        .client
+        .start_connects(&address, 100, Duration::from_secs(2))?;
+    let answers = cluster.client.start_answers(
+        &node.address().to_string(),
+        9000,
+        Duration::from_millis(5),
+        Duration::from_secs(2),
+    )?;
+    std::thread::sleep(Duration::from_millis(500));
+    node.pause(Duration::from_millis(400))?;
+    let (connects, answers) = (connects.finish()?, answers.finish()?);
+    ensure!(connects.failed == 0 && connects.connects == 200, "{connects:?}");
+    ensure!(
+        answers.longest_gap_ms > 350 && answers.answered == answers.asked,
+        "{answers:?}"
+    );
+    for (sessions, (kind, count)) in sessions.into_iter().zip(kinds) {
+        let sessions = sessions.stop()?;
+        ensure!(sessions.len() == count);
+        for session in sessions {
+            ensure!(session.ok && session.task == node.name(), "{session:?}");
+            let saw = session.longest_gap_ms > 300;
+            ensure!(saw || kind == SessionKind::Idle, "{session:?}");
+        }
+    }
+    let info = node.docker(&["info"])?;
+    ensure!(info.success(), "dockerd did not wake: {info}");
+    Ok(())
+}
+
+fn the_watcher_hears_who_has_an_address(cluster: &Cluster) -> Result<()> {
+    let watcher = Watcher::start(cluster)?;
+    let addresses = [1, 2].map(|number| cluster.node(number).address().to_string());
+    let both = addresses.each_ref().map(String::as_str);
+    let watching = watcher.watch(&both, Duration::from_secs(2))?;
+    std::thread::sleep(Duration::from_millis(700));
+    // A second one who says it is his.
+    let duplicate = format!("{}/24", addresses[0]);
+    let third = cluster.node(3);
+    third
+        .exec(&["ip", "address", "add", &duplicate, "dev", "eth0"])?
+        .ok()?;
+    std::thread::sleep(Duration::from_millis(600));
+    third
+        .exec(&["ip", "address", "del", &duplicate, "dev", "eth0"])?
+        .ok()?;
+    let heard = watching.finish()?;
+    let of = |address: &str| {
+        heard
+            .iter()
+            .filter(|claim| claim.address.to_string() == address)
+            .cloned()
+            .collect()
+    };
+    let (first, second): (Vec<Heard>, Vec<Heard>) = (of(both[0]), of(both[1]));
+    ensure!(second.len() > 20, "asked {} times in 2 s", second.len());
+    for claim in &second {
+        ensure!(claim.node()? == 2, "{claim:?}");
+    }
+    let overlap = longest_overlap_ms(&first);
+    ensure!(
+        (300..1500).contains(&overlap),
+        "overlap of {overlap} ms: {first:?}"
+    );
+    ensure!(longest_overlap_ms(&second) == 0);
+    Ok(())
+}
+
+fn the_router_spreads_flows(cluster: &Cluster) -> Result<()> {
+    let router = Router::start(cluster)?;
+    let mut servers = Vec::new();
+    for node in &cluster.nodes {
+        router.prepare(node)?;
+        servers.push(node.start_testbox(&["serve", "--port", "9001"])?);
+    }
+    let nodes: Vec<&Node> = cluster.nodes.iter().collect();
+    let url = format!("http://{}:9001/", router::ANYCAST_ADDRESS);
+    for count in [3, 1] {
+        router.spread(&nodes[..count])?;
+        let replies = until("all servers answer", Duration::from_secs(10), || {
+            let replies = cluster.client.get(&url, 60)?;
+            Ok((skep_tests::client::count_by_host(&replies)?.len() == count).then_some(replies))
+        })?;
+        ensure!(replies.0[0].seen()?.client == router::FAR_CLIENT.to_string());
+    }
     Ok(())
 }
 

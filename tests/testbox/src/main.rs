@@ -4,6 +4,7 @@
 //! It is linked statically so that it runs in an image that holds nothing else.
 
 mod answers;
+mod arp;
 mod cable;
 mod connect;
 mod datagrams;
@@ -31,8 +32,11 @@ const USAGE: &str = "usage: skep-testbox <command>
                               failed, and a summary
   answers ADDRESS --port N [--interval-ms N] [--seconds N]
                               a datagram each interval; prints the longest time without an answer
-  resolve NAME [--server ADDRESS] [--timeout-ms N]
-                              IPv4 addresses of NAME, by the first nameserver of /etc/resolv.conf
+  arp --address ADDRESS ... [--seconds N]
+                              who answers ARP for the addresses, or announces one; a JSON line each time
+  resolve NAME [--watch SECONDS] [--server ADDRESS] [--timeout-ms N]
+                              IPv4 addresses of NAME, by the first nameserver of /etc/resolv.conf; with --watch
+                              a line each time the answer is another
   names TABLE [--listen ADDRESS]
                               a name server on port 53; TABLE is 'name address name address ...'
   init ...                    first process of a test node
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         "session" => session::session(&rest),
         "connect" => connect::connect(&rest),
         "answers" => answers::answers(&rest),
+        "arp" => arp::arp(&rest),
         "resolve" => resolve::resolve(&rest),
         "names" => resolve::serve(&rest),
         "init" => init::init(&rest),

@@ -4,11 +4,12 @@
 //! server said.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::fetch::unix_ms;
 use crate::{Arguments, json};
 
-/// `resolve NAME`: prints `{"name":..,"addresses":[..]}`.
+/// `resolve NAME`: prints `{"name":..,"unix_ms":..,"addresses":[..]}`, once or at each change.
 pub fn resolve(arguments: &Arguments<'_>) -> Result<(), String> {
     let name = arguments.first()?;
     let server = arguments
@@ -17,17 +18,40 @@ pub fn resolve(arguments: &Arguments<'_>) -> Result<(), String> {
         .transpose();
     let server = server.map_err(|error| format!("--server: {error}"))?;
     let timeout = Duration::from_millis(arguments.number("--timeout-ms", 5000));
-    let addresses = lookup(name, server, timeout)?;
+    let Some(seconds) = arguments
+        .value("--watch")
+        .and_then(|text| text.parse::<u64>().ok())
+    else {
+        print(name, &lookup(name, server, timeout)?);
+        return Ok(());
+    };
+    let begin = Instant::now();
+    let mut last = None;
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        let mut now = lookup(name, server, timeout).unwrap_or_default();
+        now.sort();
+        if last.as_ref() != Some(&now) {
+            print(name, &now);
+            last = Some(now);
+        }
+        std::thread::sleep(WATCH_PAUSE);
+    }
+    Ok(())
+}
+
+const WATCH_PAUSE: Duration = Duration::from_millis(20);
+
+fn print(name: &str, addresses: &[Ipv4Addr]) {
     let list: Vec<String> = addresses
         .iter()
         .map(|address| json::string(&address.to_string()))
         .collect();
     println!(
-        "{{\"name\":{},\"addresses\":[{}]}}",
+        "{{\"name\":{},\"unix_ms\":{},\"addresses\":[{}]}}",
         json::string(name),
+        unix_ms(),
         list.join(",")
     );
-    Ok(())
 }
 
 fn nameserver() -> Result<IpAddr, String> {
