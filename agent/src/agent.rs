@@ -24,6 +24,8 @@ use crate::reconciler::chain;
 
 /// READY does not wait longer for the ledger's tables: Docker waits for this node in turn.
 const SETTLE: Duration = Duration::from_secs(20);
+/// Other nodes take this node's ingress addresses in less; without them, the leases end by themselves.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// Connections of the API may end by themselves for this long.
 const API_GOODBYE: Duration = Duration::from_secs(5);
 
@@ -47,6 +49,10 @@ pub struct Options {
     /// How programs get onto interfaces
     #[arg(long, env = "SKEP_ATTACH", value_enum, default_value_t = Attach::Auto)]
     pub attach: Attach,
+    /// Command that is run as COMMAND ADDRESS OLD NEW (names of nodes, - for none) when this node takes an ingress
+    /// address over
+    #[arg(long, value_name = "COMMAND", env = "SKEP_INGRESS_HOOK")]
+    pub ingress_hook: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -88,6 +94,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         socket: options.socket.clone(),
         engine,
         driver,
+        ingress_hook: options.ingress_hook.clone(),
     });
     let api_shutdown = CancellationToken::new();
     let as_daemon: Arc<dyn NodeDaemon> = daemon.clone();
@@ -107,6 +114,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     notify(&[NotifyState::Stopping]);
     tracing::info!("stopping; containers go on running");
+    daemon.hand_over(HAND_OVER).await;
     api_shutdown.cancel();
     if !api.is_finished() && tokio::time::timeout(API_GOODBYE, &mut api).await.is_err() {
         tracing::info!("API connections are cut");

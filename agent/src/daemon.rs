@@ -67,6 +67,14 @@ impl Daemon {
         view
     }
 
+    /// Other nodes take this node's ingress addresses, or `deadline` passes.
+    pub async fn hand_over(&self, deadline: Duration) {
+        let network = self.view().and_then(|view| view.network.borrow().clone());
+        if let Some(network) = network {
+            network.hand_over_all(deadline).await;
+        }
+    }
+
     /// Ends the membership's tasks; containers, tables and forwarding stay.
     pub async fn shut_down(&self) {
         let member = self.member.lock().await.take();

@@ -9,12 +9,14 @@
 //! - [`session`]: assignments in, reports out.
 //! - [`reconciler`]: observe, plan, execute, report.
 //! - [`network`]: the node's network: Docker driver, links, firewall, data plane tables, DNS.
+//! - [`ingress`]: addresses that belong to the swarm: what holding one means on this node.
 //! - [`probe`]: who of the other nodes is alive, by probes over the underlay.
 
 pub mod agent;
 pub mod cli;
 pub mod core;
 pub mod daemon;
+pub mod ingress;
 pub mod io;
 pub mod member;
 pub mod network;

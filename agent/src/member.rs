@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | session | its managers, `Statuses`, applied index, description | ledger, `Desired`, managers, `Link` |
 //! | reconciler | `Desired`, network, Docker's events | `Statuses`, description |
-//! | network bring-up | `Desired` | network |
+//! | network bring-up | `Desired`, `Statuses` | network |
 //! | attachments | `Desired`, Docker's events | (asks the managers) |
 //! | certificate | identity | identity |
 
@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::backoff::Backoff;
 use crate::core::desired::Desired;
+use crate::ingress::core::ended::ended;
 use crate::io::docker::Engine;
 use crate::io::ledger::Ledger;
 use crate::network::{self, Driver, Network, NetworkConfig};
@@ -47,6 +48,8 @@ pub struct Common {
     pub socket: PathBuf,
     pub engine: Engine,
     pub driver: Driver,
+    /// Command that is told of ingress addresses this node takes over.
+    pub ingress_hook: Option<PathBuf>,
 }
 
 /// What a membership begins with.
@@ -216,6 +219,7 @@ fn spawn(
     let up = network_up(
         common.clone(),
         view.desired.clone(),
+        view.statuses.clone(),
         channels.network,
         channels.network_error,
     );
@@ -234,6 +238,7 @@ async fn until(shutdown: CancellationToken, work: impl Future<Output = ()>) {
 async fn network_up(
     common: Common,
     mut desired: watch::Receiver<Desired>,
+    mut statuses: watch::Receiver<Statuses>,
     network: watch::Sender<Option<Arc<Network>>>,
     error: watch::Sender<String>,
 ) {
@@ -242,9 +247,19 @@ async fn network_up(
     let mut started = false;
     loop {
         let now = desired.borrow_and_update().clone();
-        feed.send_replace(network::Desired {
+        let next = network::Desired {
             items: now.items.clone(),
             index: now.index,
+            ended: Arc::new(ended(&now.items, &statuses.borrow_and_update())),
+        };
+        feed.send_if_modified(|fed| {
+            // Most reports of tasks change nothing here.
+            let is_new =
+                fed.index != next.index || fed.ended != next.ended || !Arc::ptr_eq(&fed.items, &next.items);
+            if is_new {
+                *fed = next;
+            }
+            is_new
         });
         let mut pause = None;
         if !started && let Some(config) = network_config(&common, &now) {
@@ -273,6 +288,8 @@ async fn network_up(
                 // The session ended: this task is cancelled with it.
                 std::future::pending::<()>().await;
             },
+            // Its writer ends with the whole membership.
+            Ok(()) = statuses.changed() => {}
             () = waited => {}
         }
     }
@@ -294,5 +311,6 @@ fn network_config(common: &Common, desired: &Desired) -> Option<NetworkConfig> {
             .filter(|p| *p != 0)
             .unwrap_or(4789),
         probe_key: swarm.probe_key.as_slice().try_into().ok()?,
+        ingress_hook: common.ingress_hook.clone(),
     })
 }

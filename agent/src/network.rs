@@ -17,10 +17,11 @@ mod flows;
 pub mod io;
 mod keeper;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use skep_control::model::{Items, NetworkItem};
 use skep_ebpf_loader::{Datapath, DatapathError, DropReason, FlowTables, FlowUsage, Hook};
@@ -29,6 +30,12 @@ use tokio::task::{JoinHandle, block_in_place};
 
 pub use driver::{Driver, DriverError};
 
+use crate::ingress::Grounds;
+use crate::ingress::io::caretaker::{self, Caretaker};
+use crate::ingress::io::interfaces::InterfaceError;
+use crate::ingress::io::raw::{RawError, RawSocket};
+use crate::ingress::io::router;
+use crate::ingress::io::sink::NodeSink;
 use crate::network::core::links::overlay_mtu;
 use crate::network::core::tables;
 use crate::network::driver::Plane;
@@ -40,7 +47,7 @@ use crate::network::io::nft::NftError;
 use crate::network::io::resolv_conf::{self, ResolvConfError};
 use crate::network::io::sysctl::SysctlError;
 use crate::network::keeper::{Keeper, Question, Sinks, Sources, datapath_config};
-use crate::probe::{self, Held, Probe, ProbeConfig, ProbeError, Sink};
+use crate::probe::{self, Held, Probe, ProbeConfig, ProbeError};
 
 /// Where containers find the node's DNS: the same link-local address everywhere.
 pub const RESOLVER: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 53);
@@ -71,6 +78,8 @@ pub struct NetworkConfig {
     pub memory: u64,
     /// Authenticates the probes between nodes.
     pub probe_key: [u8; 32],
+    /// Command that is told of addresses this node takes over.
+    pub ingress_hook: Option<PathBuf>,
 }
 
 /// What the node is asked to be.
@@ -79,6 +88,8 @@ pub struct Desired {
     pub items: Arc<Items>,
     /// Raft index of `items`.
     pub index: u64,
+    /// Hashes of this node's tasks that have ended though they should run.
+    pub ended: Arc<BTreeSet<u64>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +127,10 @@ pub enum NetworkError {
     ResolvConf(#[from] ResolvConfError),
     #[error(transparent)]
     Probe(#[from] ProbeError),
+    #[error(transparent)]
+    Raw(#[from] RawError),
+    #[error(transparent)]
+    Interface(#[from] InterfaceError),
 }
 
 impl NetworkError {
@@ -145,22 +160,11 @@ pub struct Network {
     flows: Arc<FlowTables>,
     dns: Mutex<Option<skep_dns::Server>>,
     probe: Probe,
+    caretaker: Mutex<Option<Caretaker>>,
+    grounds: watch::Receiver<Arc<Grounds>>,
     keeper: JoinHandle<()>,
     /// One twin is made at a time: the look for clashes and the making belong together.
     making: Mutex<()>,
-}
-
-/// Marks reach the kernel through the keeper, and this node takes no address.
-struct KeeperOnly;
-
-impl Sink for KeeperOnly {
-    fn mark(&mut self, _: u32, _: bool) {}
-
-    fn lease(&mut self, _: u32, _: &Held, _: Option<u64>) {}
-
-    fn may_hold(&mut self, _: u32, _: bool) -> bool {
-        false
-    }
 }
 
 /// Brings the data plane up and keeps it equal to `desired`. Needs a multi-threaded runtime.
@@ -186,7 +190,6 @@ pub async fn start(
         .ensure_node_links(config.data_path_port, mtu, MESH_ADDRESS, node_address, RESOLVER)
         .await?;
     let datapath = block_in_place(|| Datapath::open_at(datapath_config(&config, links), config.hook))?;
-    let liveness = datapath.liveness()?;
     let flows = Arc::new(datapath.flow_tables()?);
 
     let (dns_table, dns_tables) = watch::channel(Arc::default());
@@ -198,7 +201,29 @@ pub async fn start(
         self_index: config.self_index,
         key: config.probe_key,
     };
-    let probe = probe::start(probe_config, watched, Box::new(KeeperOnly))?;
+    let (grounds_sender, grounds) = watch::channel(Arc::default());
+    let (faults_sender, faults) = mpsc::channel(QUEUE);
+    let (answers_sender, routers) = watch::channel(Arc::default());
+    let sink = NodeSink {
+        liveness: datapath.liveness()?,
+        socket: RawSocket::sender()?,
+        grounds: grounds.clone(),
+        routers,
+        faults: faults_sender,
+        announced: BTreeMap::new(),
+    };
+    let probe = probe::start(probe_config, watched, Box::new(sink))?;
+    tokio::spawn(router::run(grounds.clone(), answers_sender));
+    let care = caretaker::Sources {
+        desired: desired.clone(),
+        grounds: grounds.clone(),
+        held: probe.held.clone(),
+        alive: probe.alive.clone(),
+        rtt: probe.rtt.clone(),
+        faults,
+    };
+    let hook = config.ingress_hook.clone();
+    let caretaker = Caretaker::start(config.self_index, hook, care, datapath.liveness()?)?;
 
     let (applied_sender, applied) = watch::channel(0);
     let (problems_sender, problems) = watch::channel(Vec::new());
@@ -208,6 +233,8 @@ pub async fn start(
     let sources = Sources {
         desired: desired.clone(),
         alive: probe.alive.clone(),
+        withdrawn: probe.withdrawn.clone(),
+        ingress_problems: caretaker.problems(),
         locals: driver.locals(),
         link_changes: Links::watch()?,
         applies,
@@ -218,6 +245,7 @@ pub async fn start(
         problems: problems_sender,
         dns: dns_table,
         watched: watched_sender,
+        grounds: grounds_sender,
         mtu: mtu_sender,
     };
     let docker_socket = config.docker_socket.clone();
@@ -231,9 +259,6 @@ pub async fn start(
         sinks,
         guards: Guards::default(),
         firewall: String::new(),
-        // Marks outlive the agent that made them.
-        marks: liveness.marked()?.into_iter().map(|node| (node, false)).collect(),
-        liveness,
     };
     let keeper = tokio::spawn(keeper.run());
     driver.set_plane(Some(Plane {
@@ -251,6 +276,8 @@ pub async fn start(
         flows,
         dns: Mutex::new(Some(dns)),
         probe,
+        caretaker: Mutex::new(Some(caretaker)),
+        grounds,
         keeper,
         making: Mutex::new(()),
     })
@@ -280,6 +307,16 @@ impl Network {
     /// By index of the ingress address: who holds it.
     pub fn held(&self) -> watch::Receiver<Arc<BTreeMap<u32, Held>>> {
         self.probe.held.clone()
+    }
+
+    /// Where this node would carry ingress addresses.
+    pub fn grounds(&self) -> Arc<Grounds> {
+        self.grounds.borrow().clone()
+    }
+
+    /// Before a planned stop: other nodes take the addresses that this one holds, or `deadline` passes.
+    pub async fn hand_over_all(&self, deadline: Duration) {
+        self.probe.hand_over_all(deadline).await;
     }
 
     /// Makes the Engine's local twin of an overlay network exist; answers its Engine network id.
@@ -401,6 +438,9 @@ impl Network {
         let mut errors = Vec::new();
         if remove {
             errors.extend(self.remove_twins(|_| true).await.err());
+        }
+        if let Some(caretaker) = self.caretaker.lock().await.take() {
+            caretaker.stop(remove).await;
         }
         let (answer, answered) = oneshot::channel();
         self.ask(Question::Stop { remove, answer }).await?;

@@ -14,6 +14,8 @@ use crate::reconciler::chain;
 
 /// The managers are told, but a leave does not hang on them.
 const TELL: Duration = Duration::from_secs(5);
+/// Other nodes take this node's ingress addresses in less.
+const HAND_OVER: Duration = Duration::from_secs(1);
 /// Grace period of containers that stop because their node leaves.
 const GRACE: Duration = Duration::from_secs(10);
 /// The driver's own directory: it goes on serving.
@@ -39,6 +41,7 @@ impl Daemon {
             return Err(error(503, text));
         }
         let view = member.view().clone();
+        self.hand_over(HAND_OVER).await;
         let told = tokio::time::timeout(TELL, view.client.leave()).await;
         match told {
             Ok(Ok(())) => {}

@@ -5,6 +5,7 @@ use skep_control::model::{ItemKind, TaskState};
 use skep_ebpf_loader::TableUsage;
 
 use super::{Daemon, State, managers};
+use crate::ingress::core::shown::shown;
 use crate::member::View;
 use crate::reconciler::chain;
 
@@ -14,6 +15,7 @@ pub async fn page(daemon: &Daemon, path: &str) -> Option<Value> {
         "status" => Some(status(daemon).await),
         "net/drops" => Some(drops(daemon).await),
         "net/flows" => Some(flows(daemon).await),
+        "ingress" => Some(ingress(daemon)),
         _ => None,
     }
 }
@@ -83,6 +85,18 @@ fn tasks(view: &View) -> Vec<Value> {
         })
     };
     desired.tasks().values().map(|task| row(task)).collect()
+}
+
+fn ingress(daemon: &Daemon) -> Value {
+    let Some(view) = daemon.view() else {
+        return json!({"addresses": []});
+    };
+    let items = view.desired.borrow().items.clone();
+    let network = view.network.borrow().clone();
+    let (grounds, held) = network
+        .map(|network| (network.grounds(), network.held().borrow().clone()))
+        .unwrap_or_default();
+    json!({"addresses": shown(&items, &grounds.places, &held)})
 }
 
 async fn drops(daemon: &Daemon) -> Value {

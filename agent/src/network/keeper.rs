@@ -1,8 +1,9 @@
 //! The task that owns the data plane and keeps the kernel equal to what it is told.
 //!
-//! It reads the desired items, the marks of the probes, the driver's endpoints and the node's links, and writes the
-//! kernel's tables, the firewall, the guards of published ports, and the table of the DNS server. Whatever changes, it
-//! makes one whole pass; a pass that fails is made again with the next tick.
+//! It reads the desired items, the marks of the probes and the tasks that ended, the driver's endpoints and the node's
+//! links, and writes the kernel's tables, the firewall, the guards of published ports, the table of the DNS server, and
+//! what the probes are asked to watch. Whatever changes, it makes one whole pass; a pass that fails is made again with
+//! the next tick. Marks reach the kernel's look-ups without it: see [`crate::ingress::io::sink`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,12 +11,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_control::model::{ItemKind, Items};
-use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason, FlowTables, Liveness, UplinkEntry, max_flows};
+use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason, FlowTables, UplinkEntry, max_flows};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::core::names;
+use crate::ingress::Grounds;
+use crate::ingress::core::place::{self, Places, places};
+use crate::ingress::io::raw;
 use crate::network::core::firewall::{FirewallInputs, script};
 use crate::network::core::ledger::{Local, parse_address};
 use crate::network::core::links::{Snapshot, other_addresses, overlay_mtu, stand, uplinks};
@@ -49,6 +53,10 @@ pub enum Question {
 pub struct Sources {
     pub desired: watch::Receiver<Desired>,
     pub alive: watch::Receiver<Arc<BTreeMap<u32, bool>>>,
+    /// By node: hashes of its tasks that it says have ended.
+    pub withdrawn: watch::Receiver<Arc<BTreeMap<u32, BTreeSet<u64>>>>,
+    /// What the caretaker of ingress addresses could not do.
+    pub ingress_problems: watch::Receiver<Vec<String>>,
     pub locals: watch::Receiver<Arc<BTreeMap<String, Local>>>,
     pub link_changes: watch::Receiver<u64>,
     pub applies: mpsc::Receiver<ApplyRequest>,
@@ -61,6 +69,7 @@ pub struct Sinks {
     pub problems: watch::Sender<Vec<String>>,
     pub dns: watch::Sender<Arc<skep_dns::Table>>,
     pub watched: watch::Sender<Arc<Watched>>,
+    pub grounds: watch::Sender<Arc<Grounds>>,
     pub mtu: watch::Sender<u32>,
 }
 
@@ -69,7 +78,6 @@ pub struct Keeper {
     pub config: NetworkConfig,
     pub driver: Driver,
     pub datapath: Datapath,
-    pub liveness: Liveness,
     pub flows: Arc<FlowTables>,
     pub links: NodeLinks,
     pub sources: Sources,
@@ -77,8 +85,6 @@ pub struct Keeper {
     pub guards: Guards,
     /// Text of the nftables table in force; empty: unknown.
     pub firewall: String,
-    /// Marks that the kernel has.
-    pub marks: BTreeMap<u32, bool>,
 }
 
 impl Keeper {
@@ -98,6 +104,8 @@ impl Keeper {
                     continue;
                 },
                 changed = self.sources.alive.changed() => if changed.is_err() { break },
+                changed = self.sources.withdrawn.changed() => if changed.is_err() { break },
+                changed = self.sources.ingress_problems.changed() => if changed.is_err() { break },
                 changed = self.sources.locals.changed() => if changed.is_err() { break },
                 changed = self.sources.link_changes.changed() => {
                     if changed.is_err() { break }
@@ -171,8 +179,9 @@ impl Keeper {
         self.sources.link_changes.mark_unchanged();
         let snapshot = self.driver.prune().await?;
         let alive = self.sources.alive.borrow_and_update().clone();
-        self.mark(&alive);
+        let withdrawn = self.withdrawn(desired);
         self.keep_links(&snapshot, problems).await?;
+        let places = self.ground(&desired.items, &snapshot, problems);
         let locals = self.sources.locals.borrow_and_update().clone();
         let uplinks = uplinks(&snapshot, self.config.data_path_address);
         let held = self.guard(&desired.items, &uplinks, problems);
@@ -183,6 +192,8 @@ impl Keeper {
             locals: &locals,
             uplinks: &uplinks,
             held: &held,
+            withdrawn: &withdrawn,
+            places: &places,
             self_index: self.config.self_index,
             mtu,
         };
@@ -204,7 +215,7 @@ impl Keeper {
         self.sinks.dns.send_replace(Arc::new(dns));
         self.sinks
             .watched
-            .send_if_modified(|old| replace_if_new(old, watched(&desired.items)));
+            .send_if_modified(|old| replace_if_new(old, watched(desired)));
         self.keep_firewall(desired, &locals, &held, look_around, problems)
             .await?;
         attached
@@ -233,20 +244,31 @@ impl Keeper {
         Ok(())
     }
 
-    /// Before the whole pass: look-ups in the kernel skip a node that is gone.
-    fn mark(&mut self, alive: &BTreeMap<u32, bool>) {
-        for (&node, &mark) in alive {
-            if self.marks.get(&node).copied().unwrap_or(true) == mark {
-                continue;
-            }
-            match self.liveness.mark(node, mark) {
-                Ok(()) => {
-                    tracing::info!(node, alive = mark, "node marked");
-                    self.marks.insert(node, mark);
+    /// What the peers say of their tasks, and this node of its own.
+    fn withdrawn(&mut self, desired: &Desired) -> BTreeMap<u32, BTreeSet<u64>> {
+        let mut withdrawn = self.sources.withdrawn.borrow_and_update().as_ref().clone();
+        withdrawn.insert(self.config.self_index, desired.ended.as_ref().clone());
+        withdrawn
+    }
+
+    /// Finds the interfaces of the ingress addresses; before the probes hear of the leases.
+    fn ground(&mut self, items: &Items, snapshot: &Snapshot, problems: &mut Vec<String>) -> Places {
+        problems.extend(self.sources.ingress_problems.borrow_and_update().clone());
+        let (data_path_address, self_index) = (self.config.data_path_address, self.config.self_index);
+        let (places, wrong) = places(items, snapshot, data_path_address, self_index);
+        problems.extend(wrong);
+        if self.sinks.grounds.borrow().places != places {
+            match raw::devices() {
+                Ok(devices) => {
+                    let places = places.clone();
+                    self.sinks
+                        .grounds
+                        .send_replace(Arc::new(Grounds { places, devices }));
                 }
-                Err(error) => tracing::warn!(node, %error, "node not marked"),
+                Err(error) => problems.push(format!("ingress addresses: {error}")),
             }
         }
+        places
     }
 
     /// Sees to it that the node's interfaces stand as the data plane was told, and follows the underlay's MTU.
@@ -409,26 +431,26 @@ pub fn datapath_config(config: &NetworkConfig, links: NodeLinks) -> DatapathConf
 }
 
 /// What the probes are told.
-fn watched(items: &Items) -> Arc<Watched> {
-    let mut watched = Watched::default();
-    for kind in items.values().filter_map(|item| item.kind.as_ref()) {
-        match kind {
-            ItemKind::Peer(peer) => watched
-                .peers
-                .extend(parse_address(&peer.underlay).map(|address| Peer {
-                    index: peer.index,
-                    address: (address, DEFAULT_PORT).into(),
-                })),
-            ItemKind::IngressAddress(item) => watched.leases.push(Lease {
-                index: item.index,
-                epoch: item.epoch,
-                owners: item.owners.clone(),
-                observers: item.observers.clone(),
-            }),
-            _ => {}
-        }
-    }
-    Arc::new(watched)
+fn watched(desired: &Desired) -> Arc<Watched> {
+    let kinds = desired.items.values().filter_map(|item| item.kind.as_ref());
+    let peers = kinds.filter_map(|kind| match kind {
+        ItemKind::Peer(peer) => Some(Peer {
+            index: peer.index,
+            address: (parse_address(&peer.underlay)?, DEFAULT_PORT).into(),
+        }),
+        _ => None,
+    });
+    let leases = place::addresses(&desired.items).map(|item| Lease {
+        index: item.index,
+        epoch: item.epoch,
+        owners: item.owners.clone(),
+        observers: item.observers.clone(),
+    });
+    Arc::new(Watched {
+        peers: peers.collect(),
+        leases: leases.collect(),
+        withdrawn: desired.ended.as_ref().clone(),
+    })
 }
 
 fn replace_if_new<T: PartialEq>(old: &mut T, new: T) -> bool {

@@ -39,6 +39,7 @@ async fn serve(self_index: u32, address: IpAddr) -> Result<()> {
         hook: skep_agent::agent::Attach::Auto.hook(),
         memory: 0,
         probe_key: [7; 32],
+        ingress_hook: None,
     };
     let (sender, desired) = watch::channel(Desired::default());
     let network = network::start(config, driver, desired).await?;
@@ -115,6 +116,7 @@ async fn apply(network: &Network, sender: &watch::Sender<Desired>, items: &Items
     sender.send_replace(Desired {
         items: Arc::new(items.clone()),
         index,
+        ..Desired::default()
     });
     let mut applied = network.applied();
     let waited = tokio::time::timeout(

@@ -1,8 +1,9 @@
 //! What the interfaces of the node mean to the data plane.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+use ipnet::IpNet;
 use skep_ebpf_loader::UplinkEntry;
 
 /// Group number of the host sides of containers' veths ("sk"), for nftables.
@@ -25,11 +26,16 @@ pub struct Link {
     pub name: String,
     pub mtu: u32,
     pub up: bool,
+    /// Up and with carrier, as far as the device can tell.
+    pub running: bool,
     /// Bytes of its hardware address; empty if it has none.
     pub mac: Vec<u8>,
     /// Set for VXLAN devices.
     pub vxlan: Option<Vxlan>,
+    /// The node's own: addresses of the swarm that it holds for the moment are left out.
     pub addresses: Vec<IpAddr>,
+    /// Of the same addresses.
+    pub subnets: Vec<IpNet>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +51,8 @@ pub struct Snapshot {
     pub links: Vec<Link>,
     /// Interfaces that a default route leads out of.
     pub default_routes: BTreeSet<u32>,
+    /// By interface: the router of its default route.
+    pub routers: BTreeMap<u32, Ipv4Addr>,
 }
 
 impl Snapshot {
@@ -140,9 +148,11 @@ mod tests {
             name: name.to_string(),
             mtu: 1500,
             up: true,
+            running: true,
             mac: Vec::new(),
             vxlan: None,
             addresses: addresses.iter().map(|&octets| IpAddr::from(octets)).collect(),
+            subnets: Vec::new(),
         }
     }
 
@@ -157,6 +167,7 @@ mod tests {
                 link(5, "skep0", &[[169, 254, 1, 53]]),
             ],
             default_routes: BTreeSet::from([3]),
+            routers: BTreeMap::new(),
         };
         let addresses = |octets: &[[u8; 4]]| octets.iter().map(|&octets| IpAddr::from(octets)).collect();
         let found = uplinks(&snapshot, IpAddr::from([192, 0, 2, 1]));

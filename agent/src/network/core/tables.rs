@@ -15,6 +15,7 @@ use skep_ebpf_loader::{
     ServiceEntry, Tables, UplinkEntry,
 };
 
+use crate::ingress::core::place::{self, Places};
 use crate::network::core::ledger::{Local, parse_address};
 use crate::network::core::ports::{Port, protocol_of};
 
@@ -29,6 +30,10 @@ pub struct Inputs<'a> {
     pub uplinks: &'a [UplinkEntry],
     /// Ports that another process of this node holds: not ours to answer here.
     pub held: &'a BTreeSet<Port>,
+    /// By node: hashes of its tasks that it says have ended, whatever the items say.
+    pub withdrawn: &'a BTreeMap<u32, BTreeSet<u64>>,
+    /// Where ingress addresses belong on this node.
+    pub places: &'a Places,
     pub self_index: u32,
     /// Largest IP packet a container may send, in bytes.
     pub mtu: u32,
@@ -39,14 +44,22 @@ impl Inputs<'_> {
         node == self.self_index || self.alive.get(&node).copied().unwrap_or(true)
     }
 
+    fn is_withdrawn(&self, node: u32, task_id: &str) -> bool {
+        let theirs = self.withdrawn.get(&node);
+        theirs.is_some_and(|theirs| theirs.contains(&task_hash(task_id)))
+    }
+
     /// Whether a connection to the endpoint could be answered, as far as this node knows.
-    fn is_reachable(&self, network_id: &str, node: u32, address: IpAddr) -> bool {
-        if node != self.self_index {
-            return self.is_alive(node);
+    fn is_reachable(&self, endpoint: &EndpointItem, address: IpAddr) -> bool {
+        if self.is_withdrawn(endpoint.node_index, &endpoint.id) {
+            return false;
+        }
+        if endpoint.node_index != self.self_index {
+            return self.is_alive(endpoint.node_index);
         }
         self.locals
             .values()
-            .any(|local| local.network_id == network_id && IpAddr::V4(local.address) == address)
+            .any(|local| local.network_id == endpoint.network_id && IpAddr::V4(local.address) == address)
     }
 }
 
@@ -68,6 +81,7 @@ pub fn build(inputs: &Inputs<'_>) -> Built {
         }
     }
     built.tables.uplinks = inputs.uplinks.to_vec();
+    built.tables.ingress = place::entries(inputs.places);
     built.tables.nodes = node_entries(inputs);
     built.tables.endpoints = endpoint_entries(inputs, &networks);
     built.tables.services = service_entries(inputs, &networks);
@@ -87,8 +101,7 @@ pub fn visible(inputs: &Inputs<'_>) -> Items {
             continue;
         };
         let address = parse_address(&endpoint.address);
-        let reachable = address
-            .is_some_and(|address| inputs.is_reachable(&endpoint.network_id, endpoint.node_index, address));
+        let reachable = address.is_some_and(|address| inputs.is_reachable(endpoint, address));
         endpoint.draining |= !reachable;
     }
     items
@@ -211,9 +224,7 @@ fn backends(inputs: &Inputs<'_>, service: &ServiceItem) -> Vec<IpAddr> {
     });
     let addresses = theirs.filter_map(|endpoint| {
         let address = parse_address(&endpoint.address)?;
-        inputs
-            .is_reachable(&endpoint.network_id, endpoint.node_index, address)
-            .then_some(address)
+        inputs.is_reachable(endpoint, address).then_some(address)
     });
     addresses.collect()
 }
@@ -264,7 +275,12 @@ fn published_entry(
     }
     let rows_log2 = u8::try_from(published.rows.rows_log2)
         .map_err(|_| format!("service {name}: 2^{} rows are too many", published.rows.rows_log2))?;
-    let tasks = published.tasks.iter().filter_map(|task| {
+    let mode = mode_of(published);
+    let theirs = published.tasks.iter().filter(|task| {
+        !inputs.is_withdrawn(task.node_index, &task.task_id)
+            && (mode != IngressMode::Local || task.node_index == inputs.self_index)
+    });
+    let tasks = theirs.filter_map(|task| {
         Some(PublishedTask {
             task_hash: task_hash(&task.task_id),
             address: parse_address(&task.address)?,
@@ -280,7 +296,7 @@ fn published_entry(
         rows_log2,
         algorithm: published.rows.algorithm,
         ingress_vni: published.ingress_vni,
-        mode: mode_of(published),
+        mode,
         ingress_address: parse_address(&published.ingress_address),
         tasks: tasks.collect(),
     }))

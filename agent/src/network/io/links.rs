@@ -1,17 +1,20 @@
 //! Interfaces, addresses, routes and neighbours, by rtnetlink.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use netlink_packet_route::address::AddressAttribute;
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, MulticastGroup, RouteMessageBuilder,
     new_connection, new_multicast_connection,
@@ -26,8 +29,9 @@ use crate::network::core::links::{
 };
 use crate::network::io::sysctl::{self, SysctlError};
 
-/// Marks our routes (`RTPROT` numbers above 4 are free for administrators).
-const ROUTE_PROTOCOL: u8 = 0x53;
+/// Marks our routes (`RTPROT` numbers above 4 are free for administrators), and addresses of the swarm that this node
+/// holds for the moment (`IFA_PROTO`).
+pub const PROTOCOL: u8 = 0x53;
 /// Before the stream of changes is opened again.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// Network id of the VXLAN device: with `external` each packet names its own.
@@ -115,22 +119,30 @@ impl Links {
         Ok(receiver)
     }
 
-    /// All interfaces with their IPv4 addresses, and where default routes lead.
+    /// All interfaces with their addresses, and where default routes lead.
     ///
     /// # Errors
     /// When a list cannot be had.
     pub async fn snapshot(&self) -> Result<Snapshot, LinkError> {
-        let mut addresses = self.addresses().await?;
+        let mut subnets = self.subnets().await?;
         let messages = self.interfaces().await?;
         let links = messages.iter().map(|message| {
             let mut link = read_link(message);
-            link.addresses = addresses.remove(&link.index).unwrap_or_default();
+            link.subnets = subnets.remove(&link.index).unwrap_or_default();
+            link.addresses = link.subnets.iter().map(IpNet::addr).collect();
             link
         });
-        Ok(Snapshot {
+        let mut snapshot = Snapshot {
             links: links.collect(),
-            default_routes: self.default_routes().await?,
-        })
+            ..Snapshot::default()
+        };
+        for (interface, router) in self.default_routes().await? {
+            snapshot.default_routes.insert(interface);
+            if let Some(router) = router {
+                snapshot.routers.entry(interface).or_insert(router);
+            }
+        }
+        Ok(snapshot)
     }
 
     async fn interfaces(&self) -> Result<Vec<LinkMessage>, LinkError> {
@@ -142,7 +154,7 @@ impl Links {
         })
     }
 
-    async fn addresses(&self) -> Result<BTreeMap<u32, Vec<IpAddr>>, LinkError> {
+    async fn subnets(&self) -> Result<BTreeMap<u32, Vec<IpNet>>, LinkError> {
         let listing = self.listing.lock().await;
         let messages = self
             .handle
@@ -156,25 +168,17 @@ impl Links {
             what: "addresses",
             source,
         })?;
-        let mut addresses: BTreeMap<u32, Vec<IpAddr>> = BTreeMap::new();
-        for message in messages {
-            // For point-to-point links ADDRESS is the peer's; LOCAL is always ours, but IPv6 may leave it out.
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Local(address) => Some(*address),
-                _ => None,
-            });
-            let plain = message.attributes.iter().find_map(|attribute| match attribute {
-                AddressAttribute::Address(address) => Some(*address),
-                _ => None,
-            });
-            if let Some(address) = local.or(plain) {
-                addresses.entry(message.header.index).or_default().push(address);
+        let mut subnets: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
+        for message in messages.iter().filter(|message| !is_of_the_swarm(message)) {
+            if let Some(subnet) = read_subnet(message) {
+                subnets.entry(message.header.index).or_default().push(subnet);
             }
         }
-        Ok(addresses)
+        Ok(subnets)
     }
 
-    async fn default_routes(&self) -> Result<BTreeSet<u32>, LinkError> {
+    /// Interface and router of each default route.
+    async fn default_routes(&self) -> Result<Vec<(u32, Option<Ipv4Addr>)>, LinkError> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let _listing = self.listing.lock().await;
         let messages = self
@@ -191,14 +195,7 @@ impl Links {
         let defaults = messages.iter().filter(|route| {
             route.header.destination_prefix_length == 0 && route.header.kind == RouteType::Unicast
         });
-        let interfaces = defaults
-            .flat_map(|route| &route.attributes)
-            .flat_map(|attribute| match attribute {
-                RouteAttribute::Oif(index) => vec![*index],
-                RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
-                _ => Vec::new(),
-            });
-        Ok(interfaces.collect())
+        Ok(defaults.flat_map(read_hops).collect())
     }
 
     /// Makes the node's own interfaces exist: the VXLAN device, the veth pair, the addresses and routes on it.
@@ -380,7 +377,7 @@ impl Links {
             .destination_prefix(address, 32)
             .output_interface(interface)
             .scope(RouteScope::Link)
-            .protocol(RouteProtocol::Other(ROUTE_PROTOCOL));
+            .protocol(RouteProtocol::Other(PROTOCOL));
         if let Some(source) = source {
             route = route.pref_source(source);
         }
@@ -430,15 +427,57 @@ fn find<'a>(snapshot: &'a Snapshot, name: &str) -> Result<&'a Link, LinkError> {
         .ok_or_else(|| LinkError::Vanished(name.to_string()))
 }
 
+/// For point-to-point links ADDRESS is the peer's; LOCAL is always ours, but IPv6 may leave it out.
+pub fn read_subnet(message: &AddressMessage) -> Option<IpNet> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    });
+    let plain = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    });
+    IpNet::new(local.or(plain)?, message.header.prefix_len).ok()
+}
+
+/// Whether we put it there, because this node holds it for the moment.
+pub fn is_of_the_swarm(message: &AddressMessage) -> bool {
+    let ours = AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL));
+    message.attributes.contains(&ours)
+}
+
+fn read_hops(route: &RouteMessage) -> Vec<(u32, Option<Ipv4Addr>)> {
+    let (mut interface, mut router, mut hops) = (None, None, Vec::new());
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => interface = Some(*index),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => router = Some(*address),
+            RouteAttribute::MultiPath(next) => hops.extend(next.iter().map(|hop| {
+                let router = hop.attributes.iter().find_map(|attribute| match attribute {
+                    RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(*address),
+                    _ => None,
+                });
+                (hop.interface_index, router)
+            })),
+            _ => {}
+        }
+    }
+    hops.extend(interface.map(|interface| (interface, router)));
+    hops
+}
+
 fn read_link(message: &LinkMessage) -> Link {
+    let up = message.header.flags.contains(LinkFlags::Up);
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
         mtu: 0,
-        up: message.header.flags.contains(LinkFlags::Up),
+        up,
+        running: up && message.header.flags.contains(LinkFlags::LowerUp),
         mac: Vec::new(),
         vxlan: None,
         addresses: Vec::new(),
+        subnets: Vec::new(),
     };
     for attribute in &message.attributes {
         match attribute {

@@ -124,8 +124,25 @@ fn with<T>(
         locals: &locals,
         uplinks: &[],
         held,
+        withdrawn: &BTreeMap::new(),
+        places: &Places::new(),
         self_index: SELF,
         mtu: 1450,
+    })
+}
+
+/// With what the nodes say of their ended tasks.
+fn build_without(items: &Items, withdrawn: &[(u32, &str)], locals: &[Local]) -> (Built, Items) {
+    let mut hashes: BTreeMap<u32, BTreeSet<u64>> = BTreeMap::new();
+    for &(node, task) in withdrawn {
+        hashes.entry(node).or_default().insert(task_hash(task));
+    }
+    with(items, &[], locals, &BTreeSet::new(), |inputs| {
+        let inputs = Inputs {
+            withdrawn: &hashes,
+            ..*inputs
+        };
+        (build(&inputs), visible(&inputs))
     })
 }
 
@@ -287,4 +304,47 @@ proptest! {
             prop_assert!(seen.insert((endpoint.vni, endpoint.address)));
         }
     }
+}
+
+#[test]
+fn tasks_that_ended_are_nowhere() {
+    let all = items(vec![
+        network(),
+        service(),
+        endpoint(3, SELF, false),
+        endpoint(4, 2, false),
+        endpoint(5, 2, false),
+        published(8080),
+    ]);
+    let words = [(SELF, "task3"), (2, "task4"), (2, "t1"), (4, "task5"), (4, "t2")];
+    let (built, seen) = build_without(&all, &words, &[local(3, 30)]);
+    // What node 4 says of a task of node 2 or 3 counts for nothing.
+    assert_eq!(built.tables.services[0].backends, [address(5)]);
+    let tasks: Vec<u64> = built.tables.published[0]
+        .tasks
+        .iter()
+        .map(|task| task.task_hash)
+        .collect();
+    assert_eq!(tasks, [task_hash("t2")]);
+    let named: Vec<&str> = endpoints(&seen)
+        .filter(|endpoint| !endpoint.draining)
+        .map(|endpoint| endpoint.id.as_str())
+        .collect();
+    assert_eq!(named, ["task5"]);
+}
+
+#[test]
+fn a_local_port_has_the_tasks_of_this_node_only() {
+    let ItemKind::Published(mut item) = published(8080) else {
+        unreachable!()
+    };
+    item.mode = skep_control::model::IngressMode::Local as i32;
+    item.ingress_address = "192.168.50.100".to_string();
+    item.tasks[0].node_index = SELF;
+    let built = build_with(&items(vec![ItemKind::Published(item)]), &[], &[]);
+    let entry = &built.tables.published[0];
+    assert_eq!(entry.mode, IngressMode::Local);
+    assert_eq!(entry.ingress_address, Some(IpAddr::from([192, 168, 50, 100])));
+    let nodes: Vec<u32> = entry.tasks.iter().map(|task| task.node).collect();
+    assert_eq!(nodes, [SELF]);
 }

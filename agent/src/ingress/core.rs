@@ -1,0 +1,13 @@
+//! Pure functions of ingress addresses: no clock, no socket.
+//!
+//! - [`place`]: which interface of this node an address belongs on;
+//! - [`announce`]: the ARP packets that lead an address here, and when they are sent;
+//! - [`carry`]: which addresses and routes the interfaces must get or lose;
+//! - [`ended`]: this node's tasks that ended though they should run;
+//! - [`shown`]: who holds what, in the words of `skep ingress ls`.
+
+pub mod announce;
+pub mod carry;
+pub mod ended;
+pub mod place;
+pub mod shown;

@@ -1,0 +1,67 @@
+//! This node's tasks that ended though they should run: its peers must know, whether a manager lives or not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use skep_control::model::{Item, ItemKind, Items, TaskState, TaskStatus};
+
+use crate::network::core::tables::task_hash;
+
+/// Hashes of those tasks.
+pub fn ended(items: &Items, statuses: &BTreeMap<String, TaskStatus>) -> BTreeSet<u64> {
+    let running = TaskState::Running as i32;
+    let tasks = items.values().filter_map(|Item { kind }| match kind {
+        Some(ItemKind::Task(task)) => Some(task),
+        _ => None,
+    });
+    let ended = tasks.filter(|task| {
+        // What the managers withdraw is out of the tables by their word.
+        task.desired_state <= running
+            && statuses
+                .get(&task.id)
+                .is_some_and(|status| status.state > running)
+    });
+    ended.map(|task| task_hash(&task.id)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use skep_control::model::{TaskItem, item_key};
+
+    use super::*;
+
+    fn task(id: &str, desired: TaskState) -> (String, Item) {
+        let kind = ItemKind::Task(TaskItem {
+            id: id.to_string(),
+            desired_state: desired as i32,
+            ..TaskItem::default()
+        });
+        (item_key(&kind), Item { kind: Some(kind) })
+    }
+
+    #[test]
+    fn only_what_should_run_and_does_not() {
+        let items = Items::from([
+            task("runs", TaskState::Running),
+            task("failed", TaskState::Running),
+            task("starts", TaskState::Running),
+            task("stopped", TaskState::Shutdown),
+        ]);
+        let statuses = [
+            ("runs", TaskState::Running),
+            ("failed", TaskState::Failed),
+            ("stopped", TaskState::Shutdown),
+            ("of another time", TaskState::Failed),
+        ];
+        let statuses = statuses.map(|(id, state)| {
+            let status = TaskStatus {
+                state: state as i32,
+                ..TaskStatus::default()
+            };
+            (id.to_string(), status)
+        });
+        assert_eq!(
+            ended(&items, &BTreeMap::from(statuses)),
+            BTreeSet::from([task_hash("failed")])
+        );
+    }
+}
