@@ -2,6 +2,7 @@
 
 mod bytes;
 mod golden;
+mod ingress;
 mod properties;
 mod script;
 mod world;

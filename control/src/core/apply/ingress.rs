@@ -16,6 +16,9 @@ use crate::model::*;
 /// Of a network device's name, without the end mark (IFNAMSIZ, linux/if.h).
 const MAX_INTERFACE: usize = 15;
 
+/// Every node carries a table of them, and a holder's claims go out for each.
+const MAX_ADDRESSES: usize = 256;
+
 /// Owners come with the leader's next plan.
 pub fn create(state: &mut ClusterState, at: At, c: &CreateIngressAddress) -> Answer {
     let address = checked(state, &c.spec)?;
@@ -23,6 +26,12 @@ pub fn create(state: &mut ClusterState, at: At, c: &CreateIngressAddress) -> Ans
         return Err(refuse(
             Code::AlreadyExists,
             format!("ingress address {} already exists", c.id),
+        ));
+    }
+    if state.ingress_addresses.len() >= MAX_ADDRESSES {
+        return Err(refuse(
+            Code::FailedPrecondition,
+            format!("the swarm has {MAX_ADDRESSES} ingress addresses: there can be no more"),
         ));
     }
     state.last_ingress_index += 1;

@@ -64,6 +64,51 @@ fn command_bytes() {
     insta::assert_snapshot!(lines.join("\n\n"));
 }
 
+/// Ingress addresses came later: bytes without them, above, still read.
+#[test]
+fn ingress_bytes() {
+    let mut world = World::new();
+    world.apply(Change::CreateNode(CreateNode { node: node("n1") }));
+    let start = world.log.len();
+    let id = || "a1".to_string();
+    let mut spec = IngressAddressSpec {
+        address: "192.168.50.100/24".into(),
+        interface: "eth1".into(),
+        constraints: vec!["node.id==n1".into()],
+    };
+    world.apply(Change::CreateIngressAddress(CreateIngressAddress {
+        id: id(),
+        spec: spec.clone(),
+    }));
+    world.plan();
+    let node_id = "n1".to_string();
+    world.apply(Change::MoveIngressAddress(MoveIngressAddress {
+        id: id(),
+        node_id,
+    }));
+    let description = NodeDescription {
+        dsr: Dsr::Dropped as i32,
+        dsr_text: "0 of 5".into(),
+        ..Default::default()
+    };
+    world.apply(Change::ReportNode(ReportNode {
+        id: "n1".into(),
+        description: Some(description),
+        ..Default::default()
+    }));
+    let bytes = encode(&world.state);
+    assert_eq!(decode(&bytes).unwrap(), world.state);
+    spec.address = "192.168.50.101/24".into();
+    world.apply(Change::CreateIngressAddress(CreateIngressAddress {
+        id: "a2".into(),
+        spec,
+    }));
+    world.apply(Change::RemoveIngressAddress(RemoveIngressAddress { id: id() }));
+    let lines = world.log[start..].iter().map(|(_, c)| c.encode_to_vec());
+    let lines: Vec<String> = [bytes].into_iter().chain(lines).map(|l| hex(&l)).collect();
+    insta::assert_snapshot!(lines.join("\n\n"));
+}
+
 #[test]
 fn other_bytes_are_refused() {
     assert!(matches!(decode(&[0xff; 9]), Err(SnapshotError::Decode(_))));

@@ -7,6 +7,7 @@ use proptest::sample::select;
 
 use super::world::*;
 use crate::core::assign::{assign, withdrawn};
+use crate::core::ingress::{ADDRESS_LABEL, MAX_OWNERS, MODE_LABEL, scope_of};
 use crate::core::snapshot::{decode, encode};
 use crate::core::state::*;
 use crate::model::*;
@@ -28,11 +29,18 @@ enum Event {
     RemoveService(&'static str),
     Attach(u8, &'static str, &'static str),
     Detach(u8, &'static str),
+    Address(u8, Option<&'static str>),
+    RemoveAddress(u8),
+    MoveAddress(u8, &'static str),
     /// The nth task is reported in a state, by its own node or another.
     Report(usize, TaskState, Option<&'static str>),
     Advance(i64),
     PlanOnce,
     Obey,
+}
+
+fn ingress_address(number: u8) -> String {
+    format!("192.168.50.{}", 100 + number)
 }
 
 fn spec() -> impl Strategy<Value = ServiceSpec> {
@@ -49,25 +57,44 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
     let networks = prop::collection::btree_set(select(NETWORKS.to_vec()), 0..3);
     let ports = prop::collection::vec(port, 0..3);
     let restart = select(vec!["any", "none", "on-failure", "bogus"]);
-    (0u64..7, 0u8..3, networks, ports, restart, 0u64..3, any::<bool>()).prop_map(
-        |(replicas, env, networks, ports, restart, attempts, dnsrr)| {
-            let mut spec = service_spec("", replicas);
-            spec.task.container.env = vec![format!("V={env}")];
-            let attach = |n: &str| NetworkAttachmentConfig {
-                target: n.to_string(),
-                ..Default::default()
-            };
-            spec.task.networks = networks.into_iter().map(attach).collect();
-            let mode = dnsrr.then(|| "dnsrr".to_string());
-            spec.endpoint = Some(EndpointSpec { mode, ports });
-            spec.task.restart = Some(RestartPolicy {
-                condition: Some(restart.to_string()),
-                max_attempts: Some(attempts),
-                ..Default::default()
-            });
-            spec
-        },
+    let mode = select(vec!["", "", "", "local", "dsr", "bogus"]);
+    let labels = (mode, prop::option::weighted(0.3, 0u8..4));
+    (
+        0u64..7,
+        0u8..3,
+        networks,
+        ports,
+        restart,
+        0u64..3,
+        any::<bool>(),
+        labels,
     )
+        .prop_map(
+            |(replicas, env, networks, ports, restart, attempts, dnsrr, (mode, address))| {
+                let mut spec = service_spec("", replicas);
+                let labels = &mut spec.annotations.labels;
+                if !mode.is_empty() {
+                    labels.insert(MODE_LABEL.to_string(), mode.to_string());
+                }
+                if let Some(address) = address {
+                    labels.insert(ADDRESS_LABEL.to_string(), ingress_address(address));
+                }
+                spec.task.container.env = vec![format!("V={env}")];
+                let attach = |n: &str| NetworkAttachmentConfig {
+                    target: n.to_string(),
+                    ..Default::default()
+                };
+                spec.task.networks = networks.into_iter().map(attach).collect();
+                let mode = dnsrr.then(|| "dnsrr".to_string());
+                spec.endpoint = Some(EndpointSpec { mode, ports });
+                spec.task.restart = Some(RestartPolicy {
+                    condition: Some(restart.to_string()),
+                    max_attempts: Some(attempts),
+                    ..Default::default()
+                });
+                spec
+            },
+        )
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -98,6 +125,9 @@ fn event() -> impl Strategy<Value = Event> {
         1 => service().prop_map(Event::RemoveService),
         2 => (0u8..4, node(), network()).prop_map(|(i, n, w)| Event::Attach(i, n, w)),
         1 => (0u8..4, node()).prop_map(|(i, n)| Event::Detach(i, n)),
+        3 => (0u8..4, prop::option::weighted(0.2, node())).prop_map(|(i, n)| Event::Address(i, n)),
+        1 => (0u8..4).prop_map(Event::RemoveAddress),
+        1 => (0u8..4, node()).prop_map(|(i, n)| Event::MoveAddress(i, n)),
         4 => (0usize..30, state, reporter).prop_map(|(i, s, n)| Event::Report(i, s, n)),
         2 => (0i64..200).prop_map(Event::Advance),
         6 => Just(Event::PlanOnce),
@@ -186,6 +216,21 @@ fn change(world: &World, event: &Event) -> Option<Change> {
             remove: true,
             ..Default::default()
         }),
+        Event::Address(number, only) => Change::CreateIngressAddress(CreateIngressAddress {
+            id: ingress_address(*number),
+            spec: IngressAddressSpec {
+                address: format!("{}/24", ingress_address(*number)),
+                interface: String::new(),
+                constraints: only.iter().map(|node| format!("node.id=={node}")).collect(),
+            },
+        }),
+        Event::RemoveAddress(number) => Change::RemoveIngressAddress(RemoveIngressAddress {
+            id: ingress_address(*number),
+        }),
+        Event::MoveAddress(number, node) => Change::MoveIngressAddress(MoveIngressAddress {
+            id: ingress_address(*number),
+            node_id: node.to_string(),
+        }),
         Event::Report(nth, state, reporter) => {
             let task = world.state.tasks.values().nth(*nth)?;
             let status = TaskStatus {
@@ -208,8 +253,9 @@ fn befall(world: &mut World, event: &Event) {
     match event {
         Event::Advance(seconds) => world.now += seconds * SECOND,
         Event::PlanOnce => {
-            let steps = world.next_plan().steps;
-            world.apply(Change::PlanTasks(PlanTasks { steps }));
+            for change in world.next_plan().changes() {
+                world.apply(change);
+            }
         }
         Event::Obey => {
             world.obey();
@@ -284,16 +330,45 @@ fn assert_allocation(state: &ClusterState) {
     let mesh = state
         .services
         .values()
-        .flat_map(|s| &s.ports)
-        .filter(|p| p.publish_mode() == PublishMode::Ingress);
+        .flat_map(|s| s.ports.iter().map(|p| (scope_of(s), p)))
+        .filter(|(_, p)| p.publish_mode() == PublishMode::Ingress);
     let mut published = BTreeSet::new();
-    for port in mesh {
+    for (scope, port) in mesh {
         assert!((30000..=32767).contains(&port.published_port) || port.published_port < 100);
         assert!(
-            published.insert((port.protocol, port.published_port)),
+            published.insert((scope, port.protocol, port.published_port)),
             "port {} twice",
             port.published_port
         );
+    }
+    for service in state.services.values() {
+        let known = scope_of(service).is_none_or(|address| state.ingress_address(address).is_some());
+        assert!(known, "a service asks for an address that is gone");
+    }
+}
+
+/// Owners and observers are what they are meant to be, and every change of them has an epoch of its own.
+fn assert_ranks(before: &ClusterState, after: &ClusterState) {
+    for (id, address) in &after.ingress_addresses {
+        let unique = |nodes: &[u32]| nodes.iter().collect::<BTreeSet<_>>().len() == nodes.len();
+        assert!(unique(&address.owners) && address.owners.len() <= MAX_OWNERS);
+        assert!(unique(&address.observers) && address.observers.is_sorted());
+        let observers = address.observers.len();
+        assert!(observers <= 2 || (observers % 2 == 1 && observers <= 7));
+        assert!(address.moved_to == 0 || address.owners.first() == Some(&address.moved_to));
+        let Some(known) = before
+            .ingress_addresses
+            .get(id)
+            .filter(|a| a.index == address.index)
+        else {
+            assert!(
+                address.index > before.last_ingress_index,
+                "a number is given again"
+            );
+            continue;
+        };
+        let same = known.owners == address.owners && known.observers == address.observers;
+        assert_eq!(address.epoch, known.epoch + u64::from(!same));
     }
 }
 
@@ -378,6 +453,9 @@ proptest! {
             befall(&mut world, event);
             assert_allocation(&world.state);
             assert_slots(&world.state);
+            for (before, after) in world.history(&before) {
+                assert_ranks(&before, &after);
+            }
             addresses_freed(&before, &world.state);
             let waiting = withdrawn(&world.state);
             prop_assert!(waiting.iter().all(|(_, _, at)| *at <= world.state.index));
@@ -432,7 +510,7 @@ proptest! {
                 _ => break,
             }
         }
-        prop_assert!(world.next_plan().steps.is_empty());
+        prop_assert!(world.next_plan().changes().is_empty());
         let fit = world.state.nodes.values().any(|n| n.state() == NodeState::Ready
             && n.spec.availability() == Availability::Active);
         for service in world.state.services.values() {

@@ -62,6 +62,19 @@ impl World {
         applied
     }
 
+    /// The states from `start` to now, as pairs of one and the next.
+    pub fn history(&self, start: &ClusterState) -> Vec<(ClusterState, ClusterState)> {
+        let mut state = start.clone();
+        let later = self.log.iter().filter(|(index, _)| *index > start.index);
+        later
+            .map(|(index, command)| {
+                let before = state.clone();
+                state.apply(*index, command);
+                (before, state.clone())
+            })
+            .collect()
+    }
+
     pub fn next_plan(&mut self) -> Plan {
         self.failures.observe(&self.state, self.now);
         let next = &mut self.next_id;

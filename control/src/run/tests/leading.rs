@@ -241,6 +241,64 @@ async fn a_worker_that_is_silent_goes_down_and_comes_back() {
     stop_all([one]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_added_through_a_follower_is_ranked_and_told_to_nodes() {
+    let nodes = three().await;
+    let follower = nodes.iter().find(|node| !node.leads()).unwrap();
+    let manager = &follower.running.manager;
+    let (_directory, _, joined) = nodes[0].join_as(&nodes[0].cluster().worker_token).await;
+    let joined = joined.unwrap();
+    let mut worker = FakeNode::new(&joined.identity, joined.managers.clone());
+    worker.step().await;
+    let create = CreateIngressAddress {
+        id: object_id(rand::random()),
+        spec: IngressAddressSpec {
+            address: "192.0.2.100/24".to_string(),
+            constraints: vec!["node.role==worker".to_string()],
+            ..Default::default()
+        },
+    };
+    let id = create.id.clone();
+    let applied = manager
+        .propose(Change::CreateIngressAddress(create))
+        .await
+        .unwrap();
+    assert_eq!(applied.address, "192.0.2.100/24");
+    let index = manager.state().borrow().nodes[&joined.node_id].index;
+    let told = |node: &FakeNode| {
+        let mut kinds = node.items.values().filter_map(|item| item.kind.as_ref());
+        kinds.find_map(|kind| match kind {
+            ItemKind::IngressAddress(item) => Some(item.clone()),
+            _ => None,
+        })
+    };
+    worker
+        .step_until("an owner", |node| {
+            told(node).is_some_and(|item| item.owners == [index])
+        })
+        .await;
+    let version = manager.state().borrow().nodes[&joined.node_id].meta.version;
+    let mut spec = manager.state().borrow().nodes[&joined.node_id].spec.clone();
+    spec.availability = Availability::Drain as i32;
+    let drain = UpdateNode {
+        id: joined.node_id.clone(),
+        version,
+        spec,
+    };
+    let drained = Instant::now();
+    manager.propose(Change::UpdateNode(drain)).await.unwrap();
+    worker
+        .step_until("no owner", |node| {
+            told(node).is_some_and(|item| item.owners.is_empty())
+        })
+        .await;
+    println!("ranks told {:?} after the drain", drained.elapsed());
+    let remove = Change::RemoveIngressAddress(RemoveIngressAddress { id });
+    manager.propose(remove).await.unwrap();
+    worker.step_until("no address", |node| told(node).is_none()).await;
+    stop_all(nodes).await;
+}
+
 /// Not a test of speed: says what a write costs here.
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_through_leader_and_follower() {
