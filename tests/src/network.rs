@@ -139,7 +139,21 @@ pub fn set_parted(switch: &Space, member: &str, parted: bool) -> Result<()> {
     )
 }
 
-/// Takes the member's cable away for good, as its death does.
+/// Takes the member's cable away for good, as its death does. A dead member's network namespace may have taken
+/// its end of the cable along already.
 pub fn unplug(switch: &Space, member: &str) -> Result<()> {
-    configure(switch, &[format!("link delete {member}")])
+    match configure(switch, &[format!("link delete {member}")]) {
+        Err(_) if !is_plugged_in(switch, member)? => Ok(()),
+        result => result,
+    }
+}
+
+fn is_plugged_in(switch: &Space, member: &str) -> Result<bool> {
+    let status = Command::new("nsenter")
+        .arg(format!("--net={}", switch.netns()))
+        .args(["ip", "link", "show", "dev", member])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    Ok(status.context("start nsenter ip")?.success())
 }

@@ -7,10 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
-use skep_tests::client::unix_ms;
 use skep_tests::{Node, SessionKind, swarm, until};
 
 use super::PATIENCE;
@@ -176,8 +173,7 @@ fn kill_holder(stage: &Stage<'_>) -> Result<String> {
         "\n# kill -9 {pid}        (the first process of {}, and with it all others)",
         victim.name()
     );
-    let killed_ms = unix_ms();
-    kill(Pid::from_raw(pid), Signal::SIGKILL)?;
+    let killed_ms = victim.kill_now()?;
     let (now, _) = until("another holder", PATIENCE, || {
         let now = entry(stage, other)?;
         let moved = now.holder.as_deref().is_some_and(|name| name != victim.name());
@@ -220,8 +216,7 @@ fn move_address(stage: &Stage<'_>) -> Result<String> {
         bail!("no node is dead");
     };
     println!("\n# {} is switched on again", dead.name());
-    dead.kill()?;
-    dead.start()?;
+    dead.revive()?;
     let node = other_than(stage, dead)?;
     swarm::wait_for_nodes(node, stage.cluster.nodes.len(), PATIENCE)?;
     let before = holder(stage)?;

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
+use nix::unistd::{Pid, mkfifo};
 use skep_tests::client::unix_ms;
 use skep_tests::command;
 use skep_tests::runs::Run;
@@ -171,8 +172,7 @@ impl Keepalived {
         }
         let begin = Instant::now();
         std::thread::sleep(BEFORE_KILL);
-        let killed_ms = unix_ms();
-        self.cut_power(holder)?;
+        let killed_ms = self.nodes[holder].kill_now()?;
         let mut kills = Vec::new();
         for (advert, watch) in watches {
             let seen = watch.finish()?;
@@ -190,15 +190,10 @@ impl Keepalived {
         Ok(kills)
     }
 
-    /// As the harness does it with a node of Skep: the port goes, and with the first process all others.
-    fn cut_power(&self, at: usize) -> Result<()> {
-        let space = &self.nodes[at].space;
-        network::unplug(&self.switch, space.name())?;
-        space.kill()
-    }
-
     fn revive(&mut self, at: usize) -> Result<()> {
         let mut dead = self.nodes.remove(at);
+        dead.space.kill()?;
+        network::unplug(&self.switch, dead.space.name())?;
         for program in &mut dead.programs {
             program.wait().context("wait for a dead node's program")?;
         }
@@ -208,6 +203,16 @@ impl Keepalived {
         std::thread::sleep(Duration::from_secs(4));
         self.whole()?;
         Ok(())
+    }
+}
+
+impl Node {
+    /// As the harness does it with a node of Skep: the first process, and the cable and all others with it.
+    fn kill_now(&self) -> Result<u128> {
+        let init = self.space.init();
+        kill(Pid::from_raw(init.pid), Signal::SIGKILL)
+            .with_context(|| format!("kill {}", self.space.name()))?;
+        Ok(unix_ms())
     }
 }
 

@@ -244,8 +244,7 @@ impl Swarm {
             left > LEAST_AFTER_KILL,
             "only {left:.1?} of watching are left before the kill: the machine is too slow"
         );
-        let killed_ms = unix_ms();
-        victim.kill()?;
+        let killed_ms = victim.kill_now()?;
         let seen = watch.finish()?;
         let lives = |session: &&Session| survivors.iter().any(|task| task.hostname() == session.task);
         let failed = seen.sessions.iter().filter(|session| !session.ok);
@@ -264,7 +263,7 @@ impl Swarm {
 
     /// Starts a killed node anew and waits until the swarm is whole.
     pub fn revive(&self, victim: &Node) -> Result<()> {
-        victim.start()?;
+        victim.revive()?;
         self.whole()
     }
 
