@@ -67,3 +67,5 @@ fn fill(candidates: &[Candidate], ranked: &[(u64, u16)]) -> Row {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walks;

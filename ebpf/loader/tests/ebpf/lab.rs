@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use skep_ebpf_loader::*;
@@ -157,6 +158,8 @@ pub struct Lab {
     pub client: Space,
     pub containers: Vec<Container>,
     pub tables: Tables,
+    /// An address that each node has on `lo`.
+    pub anycast: Option<Ipv4Addr>,
     wire: Space,
     hook: Hook,
     next_container: u32,
@@ -187,6 +190,7 @@ impl Lab {
             client,
             containers: Vec::new(),
             tables: Tables::default(),
+            anycast: None,
             wire,
             hook,
             next_container: 1,
@@ -299,13 +303,61 @@ impl Lab {
         let mut tables = self.tables.clone();
         tables.uplinks = vec![UplinkEntry {
             ifindex: node.uplink,
-            addresses: vec![IpAddr::V4(node.address)],
+            addresses: [node.address]
+                .into_iter()
+                .chain(self.anycast)
+                .map(IpAddr::V4)
+                .collect(),
         }];
+        for entry in &mut tables.ingress {
+            entry.ifindex = node.uplink;
+        }
         tables.endpoints = self.containers.iter().flat_map(|c| c.endpoints.clone()).collect();
         for endpoint in &mut tables.endpoints {
             endpoint.local = endpoint.local.filter(|_| endpoint.node == node.index);
         }
         tables
+    }
+
+    /// An address of the swarm that every node could hold.
+    pub fn ingress(&mut self, address: Ipv4Addr, dedicated: bool) {
+        self.tables.ingress.push(IngressEntry {
+            address: IpAddr::V4(address),
+            ifindex: 0,
+            dedicated,
+        });
+    }
+
+    /// All nodes are told that this one (counted from 0) holds an address for so long.
+    pub fn hold(&mut self, address: Ipv4Addr, node: usize, lease: Duration) {
+        let until = Datapath::monotonic_ns().expect("a clock") + lease.as_nanos() as u64;
+        let holder = self.nodes[node].index;
+        for (at, other) in self.nodes.iter_mut().enumerate() {
+            let own = (at == node).then_some(until);
+            other
+                .liveness()
+                .hold(IpAddr::V4(address), Some(holder), own)
+                .expect("hold");
+        }
+    }
+
+    /// What an announcement does: the client sends packets for the address to this node from now on.
+    pub fn announce(&self, address: Ipv4Addr, node: usize) {
+        let mac = mac(uplink_mac(self.nodes[node].index));
+        self.client
+            .ip(&format!("neigh replace {address} lladdr {mac} dev eth0"));
+    }
+
+    /// A node dies: no packet leaves it or reaches it.
+    pub fn kill(&self, node: usize) {
+        self.wire
+            .ip(&format!("link set p{} down", self.nodes[node].index));
+    }
+
+    /// Tells one node (counted from 0).
+    pub fn sync_one(&mut self, node: usize) {
+        let tables = self.tables_of(node);
+        self.nodes[node].with(|d| d.sync(&tables)).expect("sync");
     }
 
     /// Tells every node.

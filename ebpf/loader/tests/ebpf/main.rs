@@ -2,10 +2,13 @@
 //! Needs root, and says so instead of being skipped.
 
 mod cases;
+mod ingress;
+mod ingress_cases;
 mod lab;
 mod lifecycle;
 mod mesh_traffic;
 mod overlay_traffic;
 mod packets;
 mod peers;
+mod second_chance;
 mod sockets;

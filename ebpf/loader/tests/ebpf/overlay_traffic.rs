@@ -174,6 +174,35 @@ fn a_withdrawn_task_keeps_its_flow() {
 }
 
 #[test]
+fn a_flow_to_a_task_of_a_dead_node_ends_with_a_reset() {
+    let mut lab = application();
+    lab.tables.services[0].backends = vec![IpAddr::V4(app(12))];
+    lab.sync();
+    let listener = lab.containers[2]
+        .space
+        .run(|| TcpListener::bind("0.0.0.0:80"))
+        .expect("listen");
+    let client = &lab.containers[0].space;
+    let mut stream = client.run(|| TcpStream::connect("10.0.1.2:80")).expect("connect");
+    let (_served, _) = listener.accept().expect("accept");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    lab.nodes[0].liveness().mark(2, false).expect("mark");
+    stream.write_all(b"x").expect("a socket takes a byte");
+    let error = stream.read(&mut [0; 1]).expect_err("the task is gone");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    assert!(lab.nodes[0].drops(DropReason::DeadNode) > 0);
+    refused_at_once(&lab.containers[0].space, app(2), 80);
+    // The node answers again.
+    lab.nodes[0].liveness().mark(2, true).expect("mark");
+    serve(&lab.containers[2].space, 81, "task2");
+    assert!(
+        ask(&lab.containers[0].space, app(2), 81)
+            .expect("back")
+            .starts_with("task2")
+    );
+}
+
+#[test]
 fn a_spoofing_container_is_silenced_and_counted() {
     let mut lab = application();
     serve(&lab.containers[1].space, 80, "task1");

@@ -8,7 +8,7 @@ use skep_ebpf_common::{
     TASK_DRAINING, TaskValue,
 };
 use skep_ebpf_programs::mesh::{Choice, Known, Rank, Ranks, choose, note};
-use skep_ebpf_programs::parse::{FORM_ERROR, Tuple};
+use skep_ebpf_programs::parse::{FORM_ERROR, TCP, Tuple};
 use skep_ebpf_programs::translate::translate;
 
 use crate::container::gateway_of;
@@ -145,6 +145,7 @@ fn set_key(work: &mut Work, task_be: u32) {
 pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
     let opens = work.headers.opens();
     let hop = work.hop as u8;
+    let tcp = work.headers.protocol == TCP;
     let choice = choose(
         &mut View {
             work,
@@ -162,6 +163,8 @@ pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
             note_self(work);
             send_on(skb, work, column)
         }
+        // The node before took this one for a task's: tables differ for a moment. The SYN comes again.
+        Choice::Nobody if opens && hop > 0 && tcp && work.published.tasks != 0 => drop(DropReason::NoBackend),
         Choice::Nobody if opens => refuse(DropReason::NoBackend),
         Choice::Nobody => refuse(DropReason::UnknownFlow),
         Choice::Collision => refuse(DropReason::FlowCollision),
