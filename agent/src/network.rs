@@ -9,6 +9,7 @@
 //! - [`driver`]: the Docker network driver and its ledger;
 //! - [`flows`]: the flow tables, kept clean and counted;
 //! - [`keeper`]: the task that owns the data plane and makes each pass;
+//! - [`lookout`]: the task that looks for what nobody tells;
 //! - [`io`]: rtnetlink, nft, iptables, sysctls, guard sockets, the driver's socket, the Engine.
 
 pub mod core;
@@ -16,6 +17,7 @@ pub mod driver;
 mod flows;
 pub mod io;
 mod keeper;
+mod lookout;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -27,6 +29,7 @@ use skep_control::model::{Items, NetworkItem};
 use skep_ebpf_loader::{Datapath, DatapathError, DropReason, FlowTables, FlowUsage, Hook};
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, block_in_place};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use driver::{Driver, DriverError};
 
@@ -163,6 +166,8 @@ pub struct Network {
     caretaker: Mutex<Option<Caretaker>>,
     grounds: watch::Receiver<Arc<Grounds>>,
     keeper: JoinHandle<()>,
+    /// Of the lookout and the router; they end with the network.
+    helpers: Mutex<Vec<AbortOnDropHandle<()>>>,
     /// One twin is made at a time: the look for clashes and the making belong together.
     making: Mutex<()>,
 }
@@ -213,7 +218,7 @@ pub async fn start(
         announced: BTreeMap::new(),
     };
     let probe = probe::start(probe_config, watched, Box::new(sink))?;
-    tokio::spawn(router::run(grounds.clone(), answers_sender));
+    let router_task = AbortOnDropHandle::new(tokio::spawn(router::run(grounds.clone(), answers_sender)));
     let care = caretaker::Sources {
         desired: desired.clone(),
         grounds: grounds.clone(),
@@ -230,6 +235,8 @@ pub async fn start(
     let (mtu_sender, mtu) = watch::channel(mtu);
     let (apply, applies) = mpsc::channel(QUEUE);
     let (questions_sender, questions) = mpsc::channel(QUEUE);
+    let (seen, lookout) = watch::channel(lookout::Seen::default());
+    let lookout_task = AbortOnDropHandle::new(tokio::spawn(lookout::run(seen)));
     let sources = Sources {
         desired: desired.clone(),
         alive: probe.alive.clone(),
@@ -237,6 +244,7 @@ pub async fn start(
         ingress_problems: caretaker.problems(),
         locals: driver.locals(),
         link_changes: Links::watch()?,
+        lookout,
         applies,
         questions,
     };
@@ -279,6 +287,7 @@ pub async fn start(
         caretaker: Mutex::new(Some(caretaker)),
         grounds,
         keeper,
+        helpers: Mutex::new(vec![lookout_task, router_task]),
         making: Mutex::new(()),
     })
 }
@@ -438,6 +447,15 @@ impl Network {
         let mut errors = Vec::new();
         if remove {
             errors.extend(self.remove_twins(|_| true).await.err());
+        }
+        // Before what they look after is removed.
+        for helper in self.helpers.lock().await.drain(..) {
+            helper.abort();
+            if let Err(error) = helper.await
+                && !error.is_cancelled()
+            {
+                tracing::error!(%error, "a task of the network");
+            }
         }
         if let Some(caretaker) = self.caretaker.lock().await.take() {
             caretaker.stop(remove).await;

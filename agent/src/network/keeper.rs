@@ -29,12 +29,13 @@ use crate::network::driver::{ApplyRequest, Driver};
 use crate::network::io::guard::Guards;
 use crate::network::io::links::NodeLinks;
 use crate::network::io::{iptables, nft, sysctl};
+use crate::network::lookout::Seen;
 use crate::network::{
     Desired, MESH_ADDRESS, MESH_VNI, MESH_VNI_FORWARDED, NetworkConfig, NetworkError, RESOLVER, flows,
 };
 use crate::probe::{DEFAULT_PORT, Lease, Peer, Watched};
 
-/// What nobody tells us (a flushed firewall, rules that dockerd made anew) is seen by looking.
+/// A pass that failed is made again, and a change that nobody told is seen.
 const TICK: Duration = Duration::from_secs(5);
 /// Changes of interfaces come in bursts, most of them our own.
 const LINK_PAUSE: Duration = Duration::from_millis(100);
@@ -59,6 +60,7 @@ pub struct Sources {
     pub ingress_problems: watch::Receiver<Vec<String>>,
     pub locals: watch::Receiver<Arc<BTreeMap<String, Local>>>,
     pub link_changes: watch::Receiver<u64>,
+    pub lookout: watch::Receiver<Seen>,
     pub applies: mpsc::Receiver<ApplyRequest>,
     pub questions: mpsc::Receiver<Question>,
 }
@@ -97,7 +99,6 @@ impl Keeper {
         let mut fed = true;
         let mut waiting: Vec<ApplyRequest> = Vec::new();
         loop {
-            let mut look_around = false;
             tokio::select! {
                 changed = self.sources.desired.changed(), if fed => if changed.is_err() {
                     fed = false;
@@ -128,7 +129,13 @@ impl Keeper {
                     Some(question) => { self.answer(question); continue }
                     None => break,
                 },
-                _ = tick.tick() => look_around = true,
+                changed = self.sources.lookout.changed() => {
+                    if changed.is_err() { break }
+                    if self.sources.lookout.borrow_and_update().table_is_gone {
+                        self.firewall.clear();
+                    }
+                }
+                _ = tick.tick() => {}
                 never = &mut collector => match never {},
             }
             // One pass serves all that wait.
@@ -136,7 +143,7 @@ impl Keeper {
                 waiting.push(request);
             }
             link_due = None;
-            let result = self.pass(look_around).await;
+            let result = self.pass().await;
             let answer = result.map_err(|error| error.to_string());
             for request in waiting.drain(..) {
                 // Who asked may have given up waiting.
@@ -146,10 +153,11 @@ impl Keeper {
     }
 
     /// Makes everything equal to what stands now, and tells how far it came.
-    async fn pass(&mut self, look_around: bool) -> Result<(), NetworkError> {
+    async fn pass(&mut self) -> Result<(), NetworkError> {
+        let began = Instant::now();
         let desired = self.sources.desired.borrow_and_update().clone();
         let mut problems = Vec::new();
-        let result = self.apply(&desired, look_around, &mut problems).await;
+        let result = self.apply(&desired, &mut problems).await;
         if let Err(error) = &result {
             tracing::warn!(%error, index = desired.index, "network pass failed");
             problems.push(error.to_string());
@@ -163,6 +171,7 @@ impl Keeper {
             }
             new
         });
+        tracing::debug!(index = desired.index, took = ?began.elapsed(), "network pass");
         // Last, so that who waits for the index finds the problems that came with it.
         if result.is_ok() {
             self.sinks.applied.send_replace(desired.index);
@@ -170,12 +179,7 @@ impl Keeper {
         result
     }
 
-    async fn apply(
-        &mut self,
-        desired: &Desired,
-        look_around: bool,
-        problems: &mut Vec<String>,
-    ) -> Result<(), NetworkError> {
+    async fn apply(&mut self, desired: &Desired, problems: &mut Vec<String>) -> Result<(), NetworkError> {
         self.sources.link_changes.mark_unchanged();
         let snapshot = self.driver.prune().await?;
         let alive = self.sources.alive.borrow_and_update().clone();
@@ -216,8 +220,7 @@ impl Keeper {
         self.sinks
             .watched
             .send_if_modified(|old| replace_if_new(old, watched(desired)));
-        self.keep_firewall(desired, &locals, &held, look_around, problems)
-            .await?;
+        self.keep_firewall(desired, &locals, &held, problems).await?;
         attached
     }
 
@@ -348,7 +351,6 @@ impl Keeper {
         desired: &Desired,
         locals: &BTreeMap<String, Local>,
         held: &BTreeSet<Port>,
-        look_around: bool,
         problems: &mut Vec<String>,
     ) -> Result<(), NetworkError> {
         let node_address = self.node_address()?;
@@ -362,13 +364,11 @@ impl Keeper {
             mesh_address: MESH_ADDRESS,
             node_address,
         });
-        if text != self.firewall || (look_around && !nft::exists().await?) {
+        problems.extend(self.sources.lookout.borrow().problem.clone());
+        if text != self.firewall {
             self.firewall.clear();
             nft::apply(&text).await?;
             self.firewall = text;
-        }
-        if look_around && iptables::ensure().await? && !sysctl::is_forwarding()? {
-            sysctl::forward()?;
         }
         if !locals.is_empty() && !sysctl::is_forwarding()? {
             problems.push("net.ipv4.ip_forward is 0: containers do not reach the outside".to_string());
