@@ -90,7 +90,7 @@ fn measure(
             let mut new = vec![Row::of_skep(&kill)];
             // In turn, and as often as each variant.
             if let Some(keepalived) = keepalived.as_mut().filter(|_| place == 0) {
-                new.extend(keepalived.kill_holder()?.iter().map(Row::of_keepalived));
+                new.extend(keepalived.kill_holders()?.iter().map(Row::of_keepalived));
             }
             let done = round * variants.len() + place + 1;
             say(done, total, begin.elapsed(), &new);

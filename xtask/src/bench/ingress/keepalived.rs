@@ -1,15 +1,15 @@
 //! The peer: keepalived on three nodes in the same kind of namespaces, a server on each, measured by the
 //! same client.
 //!
-//! Two addresses with adverts of 1 s and 100 ms; both are on the node of the highest priority that lives, so
-//! one kill measures both.
+//! Two addresses with adverts of 1 s and 100 ms. Both are mostly on the same node, so that one kill measures both; under
+//! load the quick one moves now and then though nobody died.
 
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -139,20 +139,23 @@ impl Keepalived {
         })
     }
 
-    /// Waits until one node has both addresses and they answer.
-    fn whole(&self) -> Result<usize> {
-        let (holder, _) = until("one node with both addresses", PATIENCE, || {
-            let mut holders = Vec::new();
+    /// Waits until each address is on one node and answers; which node that is.
+    fn whole(&self) -> Result<[usize; ADVERTS.len()]> {
+        let (holders, _) = until("each address on one node", PATIENCE, || {
+            let mut holders = [None; ADVERTS.len()];
             for (at, node) in self.nodes.iter().enumerate() {
                 let shown = addresses(&node.space)?;
-                let has = |address: &Ipv4Addr| shown.contains(&format!("{address}/"));
-                let count = ADVERTS.iter().filter(|(_, address)| has(address)).count();
-                holders.extend((count > 0).then_some((at, count)));
+                for ((_, address), holder) in ADVERTS.iter().zip(&mut holders) {
+                    if shown.contains(&format!("{address}/")) {
+                        ensure!(holder.is_none(), "two nodes have {address}");
+                        *holder = Some(at);
+                    }
+                }
             }
-            match holders[..] {
-                [(at, count)] if count == ADVERTS.len() => Ok(Some(at)),
-                _ => Ok(None),
-            }
+            Ok(match holders {
+                [Some(first), Some(second)] => Some([first, second]),
+                _ => None,
+            })
         })?;
         for (_, address) in ADVERTS {
             let url = format!("http://{address}:{PORT}/");
@@ -160,19 +163,31 @@ impl Keepalived {
                 Ok(self.client.get(&url, 1)?[0].ok.then_some(()))
             })?;
         }
-        Ok(holder)
+        Ok(holders)
     }
 
-    /// Kills the holder under load, starts it anew and waits until all is whole again.
-    pub fn kill_holder(&mut self) -> Result<Vec<Kill>> {
-        let holder = self.whole()?;
+    /// One kill of the holder of each address, of both at once where it is the same node.
+    pub fn kill_holders(&mut self) -> Result<Vec<Kill>> {
+        let mut kills = Vec::new();
+        let mut left: Vec<usize> = (0..ADVERTS.len()).collect();
+        while let Some(first) = left.first() {
+            let holders = self.whole()?;
+            let victim = holders[*first];
+            let (now, later): (Vec<usize>, Vec<usize>) = left.iter().partition(|at| holders[**at] == victim);
+            kills.extend(self.kill(victim, &now)?);
+            left = later;
+        }
+        Ok(kills)
+    }
+
+    /// Kills a node under load, starts it anew and waits until all is whole again.
+    fn kill(&mut self, victim: usize, held: &[usize]) -> Result<Vec<Kill>> {
         let mut watches = Vec::new();
-        for (advert, address) in ADVERTS {
+        for (advert, address) in held.iter().map(|at| ADVERTS[*at]) {
             watches.push((advert, Watch::start(&self.client, address, PORT, WATCHED)?));
         }
-        let begin = Instant::now();
         std::thread::sleep(BEFORE_KILL);
-        let killed_ms = self.nodes[holder].kill_now()?;
+        let killed_ms = self.nodes[victim].kill_now()?;
         let mut kills = Vec::new();
         for (advert, watch) in watches {
             let seen = watch.finish()?;
@@ -182,11 +197,7 @@ impl Keepalived {
                 killed_ms,
             });
         }
-        ensure!(
-            begin.elapsed() >= BEFORE_KILL + Duration::from_secs(5),
-            "the client ended before the address could answer again"
-        );
-        self.revive(holder)?;
+        self.revive(victim)?;
         Ok(kills)
     }
 
