@@ -105,6 +105,13 @@ impl Headers {
             _ => false,
         }
     }
+
+    /// Does this packet answer the first of a TCP flow?
+    #[inline(always)]
+    pub const fn accepts(&self) -> bool {
+        let both = TCP_SYN | TCP_ACK;
+        self.protocol == TCP && self.tcp_flags & both == both && self.form != FORM_ERROR
+    }
 }
 
 /// Reads the IPv4 packet in an Ethernet frame. `None`: malformed or cut off.

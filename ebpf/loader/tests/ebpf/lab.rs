@@ -70,6 +70,12 @@ impl Space {
         })
     }
 
+    /// The calling thread moves into a namespace for good.
+    pub fn enter(name: &str) {
+        let file = std::fs::File::open(format!("/run/netns/{name}")).expect("open namespace");
+        setns(file, CloneFlags::CLONE_NEWNET).expect("enter namespace");
+    }
+
     pub fn ifindex(&self, interface: &str) -> u32 {
         let name = std::ffi::CString::new(interface).expect("a name");
         // SAFETY: a valid C string.
@@ -162,6 +168,7 @@ pub struct Lab {
     pub anycast: Option<Ipv4Addr>,
     wire: Space,
     hook: Hook,
+    max_flows: u32,
     next_container: u32,
 }
 
@@ -175,6 +182,15 @@ impl Lab {
 
     /// The same with programs attached in this way.
     pub fn at(count: u32, hook: Hook) -> Self {
+        Self::build(count, hook, 8192)
+    }
+
+    /// One node with a table for this many established flows.
+    pub fn with_flows(max_flows: u32) -> Self {
+        Self::build(1, hook_of_kernel(), max_flows)
+    }
+
+    fn build(count: u32, hook: Hook, max_flows: u32) -> Self {
         let prefix = format!(
             "skep-ebpf-{}-{}",
             std::process::id(),
@@ -193,6 +209,7 @@ impl Lab {
             anycast: None,
             wire,
             hook,
+            max_flows,
             next_container: 1,
         };
         plug(&lab.wire, &lab.client, "pc", CLIENT);
@@ -230,7 +247,7 @@ impl Lab {
             mesh_vni_forwarded: 2,
             resolver: RESOLVER,
             mesh_address: MESH,
-            max_flows: 8192,
+            max_flows: self.max_flows,
         };
         let uplink = space.ifindex("eth0");
         // The node first: it cleans up when opening fails.

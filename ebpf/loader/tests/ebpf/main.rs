@@ -10,5 +10,8 @@ mod mesh_traffic;
 mod overlay_traffic;
 mod packets;
 mod peers;
+mod pressure;
+mod restarts;
 mod second_chance;
 mod sockets;
+mod traffic;

@@ -139,6 +139,24 @@ fn a_task_reaches_itself_by_its_own_vip() {
     );
 }
 
+/// The task sees the same four numbers in both cases, and so does the flow table.
+#[test]
+fn a_client_calls_a_task_itself_from_the_port_it_called_the_vip_from() {
+    let lab = application();
+    for at in [1, 2] {
+        serve(&lab.containers[at].space, 80, &format!("task{at}"));
+    }
+    let from = |port: u16, to: Ipv4Addr| ask_from(&lab.containers[0].space, port, to, 80);
+    for port in 40_000..40_008 {
+        assert!(from(port, app(2)).expect("VIP").starts_with("task"));
+        for to in [11, 12] {
+            let task = format!("task{} 10.0.1.10", to - 10);
+            assert_eq!(from(port, app(to)).expect("the task itself"), task, "port {port}");
+        }
+        assert!(from(port, app(2)).expect("VIP again").starts_with("task"));
+    }
+}
+
 #[test]
 fn a_withdrawn_task_keeps_its_flow() {
     let mut lab = application();

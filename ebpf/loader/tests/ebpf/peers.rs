@@ -1,10 +1,14 @@
 //! What runs inside containers and clients: servers, clients, and what they say.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
 use skep_ebpf_loader::Datapath;
 
 use crate::lab::Space;
@@ -46,6 +50,27 @@ pub fn ask(space: &Space, to: Ipv4Addr, port: u16) -> std::io::Result<String> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut said = String::new();
         stream.read_to_string(&mut said)?;
+        Ok(said)
+    })
+}
+
+/// The same from a port of its own, which a connection that was closed may still have.
+pub fn ask_from(space: &Space, port: u16, to: Ipv4Addr, to_port: u16) -> std::io::Result<String> {
+    space.run(|| {
+        let socket = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::SOCK_CLOEXEC,
+            None,
+        )?;
+        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+        setsockopt(&socket, sockopt::SendTimeout, &TimeVal::seconds(3))?;
+        setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(3))?;
+        bind(socket.as_raw_fd(), &SockaddrIn::new(0, 0, 0, 0, port))?;
+        let address = SockaddrIn::from(SocketAddrV4::new(to, to_port));
+        connect(socket.as_raw_fd(), &address)?;
+        let mut said = String::new();
+        TcpStream::from(socket).read_to_string(&mut said)?;
         Ok(said)
     })
 }
@@ -125,7 +150,6 @@ pub fn count(space: &Space, port: u16) {
 }
 
 pub fn set_dont_fragment(socket: &UdpSocket) {
-    use std::os::fd::AsRawFd;
     let value: libc::c_int = libc::IP_PMTUDISC_DO;
     // SAFETY: setsockopt reads one int.
     let result = unsafe {

@@ -130,6 +130,12 @@ pub fn reverse(work: &mut Work) -> bool {
     if found.value.task.words_be[3] != from.source_be {
         return false;
     }
+    // A flow that is over is not answered like this: the client calls the task itself now, from a port it called the VIP
+    // from before. The entry stays, and is nobody's: removed, it could come back from the tables of another layout.
+    if work.headers.accepts() && is_over(found.value) {
+        found.value.task = Address::default();
+        return false;
+    }
     if work.headers.form != FORM_ERROR {
         flows::touch_reverse(work, &mut found);
     }
