@@ -35,6 +35,7 @@ pub use driver::{Driver, DriverError};
 
 use crate::ingress::Grounds;
 use crate::ingress::io::caretaker::{self, Caretaker};
+use crate::ingress::io::foreign::{self, Finding};
 use crate::ingress::io::interfaces::InterfaceError;
 use crate::ingress::io::raw::{RawError, RawSocket};
 use crate::ingress::io::router;
@@ -165,8 +166,9 @@ pub struct Network {
     probe: Probe,
     caretaker: Mutex<Option<Caretaker>>,
     grounds: watch::Receiver<Arc<Grounds>>,
+    finding: watch::Receiver<Finding>,
     keeper: JoinHandle<()>,
-    /// Of the lookout and the router; they end with the network.
+    /// They end with the network.
     helpers: Mutex<Vec<AbortOnDropHandle<()>>>,
     /// One twin is made at a time: the look for clashes and the making belong together.
     making: Mutex<()>,
@@ -218,6 +220,16 @@ pub async fn start(
         announced: BTreeMap::new(),
     };
     let probe = probe::start(probe_config, watched, Box::new(sink))?;
+    let (finding_sender, finding) = watch::channel(Finding::default());
+    let foreign = foreign::Setup {
+        self_index: config.self_index,
+        key: config.probe_key,
+        desired: desired.clone(),
+        alive: probe.alive.clone(),
+        rtt: probe.rtt.clone(),
+        finding: finding_sender,
+    };
+    let foreign_task = AbortOnDropHandle::new(tokio::spawn(foreign::run(foreign)));
     let router_task = AbortOnDropHandle::new(tokio::spawn(router::run(grounds.clone(), answers_sender)));
     let care = caretaker::Sources {
         desired: desired.clone(),
@@ -286,8 +298,9 @@ pub async fn start(
         probe,
         caretaker: Mutex::new(Some(caretaker)),
         grounds,
+        finding,
         keeper,
-        helpers: Mutex::new(vec![lookout_task, router_task]),
+        helpers: Mutex::new(vec![lookout_task, router_task, foreign_task]),
         making: Mutex::new(()),
     })
 }
@@ -316,6 +329,11 @@ impl Network {
     /// By index of the ingress address: who holds it.
     pub fn held(&self) -> watch::Receiver<Arc<BTreeMap<u32, Held>>> {
         self.probe.held.clone()
+    }
+
+    /// Whether packets with another node's source address arrive here.
+    pub fn finding(&self) -> watch::Receiver<Finding> {
+        self.finding.clone()
     }
 
     /// Where this node would carry ingress addresses.

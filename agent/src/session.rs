@@ -84,13 +84,14 @@ impl Session {
 
     /// Until the stream no longer fits the set this node has, or the client ends.
     async fn one(&mut self, mut handle: SessionHandle) -> String {
-        let (mut applied, mut problems) = (None, None);
+        let (mut applied, mut problems, mut finding) = (None, None, None);
         let mut resend = tokio::time::interval(RESEND);
         loop {
             if applied.is_none() {
                 let network = self.setup.network.borrow();
                 applied = network.as_ref().map(|n| n.applied());
                 problems = network.as_ref().map(|n| n.problems());
+                finding = network.as_ref().map(|n| n.finding());
             }
             let told = tokio::select! {
                 event = handle.events.recv() => match event {
@@ -102,6 +103,7 @@ impl Session {
                 Ok(()) = self.setup.network.changed() => self.acknowledge(&handle).await,
                 Ok(()) = self.setup.description.changed() => self.greet(&handle).await,
                 Ok(()) = changed(&mut problems) => self.greet(&handle).await,
+                Ok(()) = changed(&mut finding) => self.greet(&handle).await,
                 _ = resend.tick() => {
                     self.sent.clear();
                     self.report(&handle).await
@@ -225,13 +227,14 @@ impl Session {
     }
 
     async fn greet(&mut self, handle: &SessionHandle) -> Result<(), String> {
-        self.setup.client.hello.description = self.setup.description.borrow_and_update().clone();
-        let problems = self
-            .setup
-            .network
-            .borrow()
-            .as_ref()
-            .map(|n| n.problems().borrow().join("; "));
+        let network = self.setup.network.borrow().clone();
+        let mut description = self.setup.description.borrow_and_update().clone();
+        if let (Some(description), Some(network)) = (&mut description, &network) {
+            let finding = network.finding().borrow().clone();
+            (description.dsr, description.dsr_text) = (finding.dsr, finding.text);
+        }
+        self.setup.client.hello.description = description;
+        let problems = network.map(|n| n.problems().borrow().join("; "));
         self.setup.client.hello.message = problems.unwrap_or_default();
         if !self.connected {
             return Ok(());

@@ -4,10 +4,12 @@
 //! - [`announce`]: the ARP packets that lead an address here, and when they are sent;
 //! - [`carry`]: which addresses and routes the interfaces must get or lose;
 //! - [`ended`]: this node's tasks that ended though they should run;
+//! - [`foreign`]: whether packets with another node's source address arrive;
 //! - [`shown`]: who holds what, in the words of `skep ingress ls`.
 
 pub mod announce;
 pub mod carry;
 pub mod ended;
+pub mod foreign;
 pub mod place;
 pub mod shown;
