@@ -55,6 +55,11 @@ pub const MESH_DEDICATED: u8 = 2;
 /// `MeshHeader::flags`: the entry node has looked among its own tasks.
 pub const MESH_ENTRY_ASKED: u8 = 4;
 
+/// `MeshHeader::flags`: not to be opened as a new flow here; somebody else may know it.
+pub const MESH_ASK: u8 = 8;
+/// `MeshHeader::flags`: nobody knows its flow; the first task here opens it.
+pub const MESH_SETTLE: u8 = 16;
+
 /// Nodes that a mesh packet can name as asked already, beside the one it came in through.
 pub const ASKED: usize = 3;
 

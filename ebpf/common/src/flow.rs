@@ -40,6 +40,8 @@ pub const ORIGIN_HOST: u8 = 2;
 pub const FLOW_DSR: u8 = 1;
 /// `FlowValue::flags`: an ingress address was dialed; replies leave through whoever holds it.
 pub const FLOW_INGRESS: u8 = 2;
+/// `FlowValue::flags`: no flow of this node's task, which is only first in a table newer than the flow: another one has it.
+pub const FLOW_ELSEWHERE: u8 = 4;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]

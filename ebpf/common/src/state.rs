@@ -1,6 +1,6 @@
 //! The state of a flow, as bits that each direction sets for itself, and how long it may be idle.
 
-use crate::{FIN, FlowValue, RST, SEEN};
+use crate::{FIN, FLOW_ELSEWHERE, FlowValue, RST, SEEN};
 
 pub const TCP: u8 = 6;
 pub const TCP_FIN: u8 = 1;
@@ -46,7 +46,7 @@ pub const fn lifetime_s(protocol: u8, value: &FlowValue) -> u32 {
         TCP if is_over(value) => 10,
         TCP if !is_established(value) => 30,
         TCP => 24 * 3600,
-        _ if value.reverse & SEEN != 0 => 120,
+        _ if value.reverse & SEEN != 0 || value.flags & FLOW_ELSEWHERE != 0 => 120,
         _ => 30,
     }
 }

@@ -183,7 +183,14 @@ pub struct PublishedValue {
     pub pad: u16,
     /// `PUBLISHED_` bits.
     pub flags: u32,
+    /// Second of CLOCK_MONOTONIC in which the rows last changed; 0: they are the first.
+    pub changed_s: u32,
+    pub spare: u32,
 }
+
+/// How long after a change of rows a flow without handshake (UDP) may be older than they: as long as such a flow is
+/// remembered.
+pub const ROWS_ARE_NEW_S: u32 = 120;
 
 /// `PublishedValue::flags`: replies leave from the task's node.
 pub const PUBLISHED_DSR: u32 = 1;
@@ -224,7 +231,7 @@ const _: () = assert!(size_of::<InterfaceValue>() == 32);
 const _: () = assert!(size_of::<EndpointKey>() == 20);
 const _: () = assert!(size_of::<EndpointValue>() == 40);
 const _: () = assert!(size_of::<NetworkValue>() == 56);
-const _: () = assert!(size_of::<PublishedValue>() == 40);
+const _: () = assert!(size_of::<PublishedValue>() == 48);
 const _: () = assert!(size_of::<Row>() == 8);
 const _: () = assert!(size_of::<OwnAddressValue>() == 16);
 const _: () = assert!(size_of::<HolderValue>() == 16);

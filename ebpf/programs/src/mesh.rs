@@ -22,6 +22,17 @@ pub enum Known {
     Yes,
     /// The task has a flow with the same addresses and ports that was dialed differently.
     Occupied,
+    /// It is noted as another node's.
+    Elsewhere,
+}
+
+/// Can the packet begin a flow?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening {
+    No,
+    Yes,
+    /// Once no other rank knows its flow: packets of UDP all look alike, and the table is new.
+    Asking,
 }
 
 /// The row of one packet; answers are looked up only when asked for.
@@ -45,6 +56,10 @@ pub enum Choice {
     Forward(usize),
     /// The task's node decides; the flow is none of this node's tasks'.
     PassOn(usize),
+    /// As `PassOn`, to a node that shall not open a flow; the second column is the task that would have opened it here.
+    Ask(usize, Option<usize>),
+    /// Nobody knows the flow: the task's node shall open it.
+    Settle(usize),
     /// No task that may take it.
     Nobody,
     /// Only tasks that cannot tell it from another flow.
@@ -52,10 +67,11 @@ pub enum Choice {
 }
 
 /// `hop`: how often the packet was sent on. 0: this is the node the client came in through; it keeps no state, so whoever is
-/// first decides. `opens`: a packet that may begin a flow. A packet of a flow nobody here knows goes to the best rank that
-/// was not asked yet: tables of nodes differ for a moment, so its place in the row does not say who had it before.
+/// first decides. A packet of a flow nobody here knows goes to the best rank that was not asked yet: tables of nodes differ
+/// for a moment, so its place in the row does not say who had it before.
 #[inline(always)]
-pub fn choose<R: Ranks>(ranks: &mut R, hop: u8, opens: bool) -> Choice {
+pub fn choose<R: Ranks>(ranks: &mut R, hop: u8, opening: Opening) -> Choice {
+    let mut asks = opening == Opening::Asking;
     let mut open: Option<usize> = None;
     let mut onward: Option<usize> = None;
     let mut seen_local = false;
@@ -66,27 +82,48 @@ pub fn choose<R: Ranks>(ranks: &mut R, hop: u8, opens: bool) -> Choice {
             match ranks.known(column) {
                 Known::Yes => return Choice::Deliver(column),
                 Known::Occupied => occupied = true,
-                Known::No if opens && !rank.draining && open.is_none() => open = Some(column),
-                Known::No => {}
+                known => {
+                    asks |= known == Known::Elsewhere && opening == Opening::Yes;
+                    if opening != Opening::No && !rank.draining && open.is_none() {
+                        open = Some(column);
+                    }
+                }
             }
             seen_local = true;
-        } else if onward.is_none()
-            && !(opens && rank.draining)
-            && ranks.alive(column)
-            && (hop == 0 || !ranks.asked(column))
-        {
+            continue;
+        }
+        // A draining task, always in the last column, may know a flow, and opens none.
+        let may = !rank.draining || asks || opening == Opening::No;
+        if onward.is_none() && may && ranks.alive(column) && (hop == 0 || !ranks.asked(column)) {
             if hop == 0 && !seen_local {
                 return Choice::Forward(column);
             }
             onward = Some(column);
         }
     }
-    match (open, onward) {
-        (Some(column), _) => Choice::Open(column),
-        (None, Some(column)) if hop < MAX_HOPS => Choice::PassOn(column),
+    let onward = onward.filter(|_| hop < MAX_HOPS);
+    match (asks, open, onward) {
+        (true, _, Some(column)) => Choice::Ask(column, open),
+        (true, _, None) => settle(ranks, hop),
+        (false, Some(column), _) => Choice::Open(column),
+        (false, None, Some(column)) => Choice::PassOn(column),
         _ if occupied => Choice::Collision,
         _ => Choice::Nobody,
     }
+}
+
+/// Everybody was asked, so it is a new flow, for the first rank.
+#[inline(always)]
+fn settle<R: Ranks>(ranks: &mut R, hop: u8) -> Choice {
+    for column in 0..COLUMNS {
+        match ranks.rank(column) {
+            Some(rank) if rank.draining => {}
+            Some(rank) if rank.local => return Choice::Open(column),
+            Some(_) if hop < MAX_HOPS && ranks.alive(column) => return Choice::Settle(column),
+            _ => {}
+        }
+    }
+    Choice::Nobody
 }
 
 /// Notes a node among those asked. Without room the packet may come there again, and its hops end it.
@@ -168,7 +205,7 @@ mod tests {
                     row,
                 },
                 hop,
-                opens,
+                if opens { Opening::Yes } else { Opening::No },
             );
             if matches!(choice, Choice::PassOn(_)) {
                 asked.push(me);
@@ -176,7 +213,7 @@ mod tests {
             match choice {
                 Choice::Deliver(column) | Choice::Open(column) => return Some((column, hop)),
                 Choice::Forward(column) | Choice::PassOn(column) => me = row[column].expect("a task").node,
-                Choice::Nobody | Choice::Collision => return None,
+                _ => return None,
             }
         }
         panic!("forwarded without end");
@@ -247,7 +284,7 @@ mod tests {
                     row: &alone
                 },
                 0,
-                true
+                Opening::Yes
             ),
             Choice::Collision
         );

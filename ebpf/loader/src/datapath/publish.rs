@@ -52,6 +52,11 @@ impl Datapath {
         let rows = rows::build(entry.seed, entry.rows_log2, &candidates);
         self.maps.write_tasks(tasks_base, &tasks)?;
         self.maps.write_rows(rows_base, &rows)?;
+        let changed_s = if self.maps.published.held.contains_key(&key) {
+            Self::now()?.as_secs() as u32
+        } else {
+            0
+        };
         let value = PublishedValue {
             seed: entry.seed,
             rows_base,
@@ -67,6 +72,8 @@ impl Datapath {
             } else {
                 0
             },
+            changed_s,
+            spare: 0,
         };
         self.maps.published.write(key, value)?;
         self.published.insert(key, entry.clone());

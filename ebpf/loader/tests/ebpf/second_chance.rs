@@ -1,9 +1,11 @@
 //! Many connections through an ingress address while the service is scaled, nodes follow one by one, and the entry moves.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use aya::maps::{HashMap, Map, MapData};
+use skep_ebpf_common::{LAYOUT, PublishedKey, PublishedValue};
 use skep_ebpf_loader::*;
 
 use crate::lab::Lab;
@@ -20,6 +22,7 @@ fn lab() -> Lab {
     for at in 0..8 {
         lab.container(usize::from(at) % 3, &[(INGRESS, ingress(10 + at))]);
         echo(&lab, usize::from(at));
+        answer(&lab, usize::from(at));
     }
     lab.ingress(ADDRESS, false);
     publish(&mut lab, 6, &[]);
@@ -46,9 +49,25 @@ fn echo(lab: &Lab, at: usize) {
     });
 }
 
+/// Answers each datagram with the task's number.
+fn answer(lab: &Lab, at: usize) {
+    let socket = lab.containers[at]
+        .space
+        .run(|| UdpSocket::bind("0.0.0.0:53"))
+        .expect("bind");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 16];
+        while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+            if socket.send_to(&[at as u8], peer).is_err() {
+                return;
+            }
+        }
+    });
+}
+
 /// The first `count` tasks are published, some of them draining.
 fn publish(lab: &mut Lab, count: u8, draining: &[u8]) {
-    lab.tables.published = vec![PublishedEntry {
+    let tcp = PublishedEntry {
         protocol: Protocol::Tcp,
         published_port: 8080,
         target_port: 80,
@@ -66,7 +85,14 @@ fn publish(lab: &mut Lab, count: u8, draining: &[u8]) {
                 draining: draining.contains(&at),
             })
             .collect(),
-    }];
+    };
+    let udp = PublishedEntry {
+        protocol: Protocol::Udp,
+        published_port: 5353,
+        target_port: 53,
+        ..tcp.clone()
+    };
+    lab.tables.published = vec![tcp, udp];
 }
 
 /// A connection and the task that answers it.
@@ -179,5 +205,70 @@ fn a_drained_task_keeps_its_flows_wherever_they_enter() {
         enter_at(&mut lab, entry);
         all_live(&mut all, &[], &format!("drained, entered at {}", entry + 1));
         assert!(sessions(&lab, 10).iter().all(|session| session.task != 0));
+    }
+}
+
+/// A datagram's answer: the number of its task.
+fn question(socket: &UdpSocket) -> std::io::Result<u8> {
+    socket.send(b"?")?;
+    let mut buffer = [0; 16];
+    socket.recv(&mut buffer)?;
+    Ok(buffer[0])
+}
+
+/// The node forgets that the rows of its ports are new.
+fn rows_grow_old(lab: &Lab) {
+    for node in &lab.nodes {
+        let pin = node.config.pin_dir.join(format!("v{LAYOUT}/PUBLISHED"));
+        let map = Map::HashMap(MapData::from_pin(pin).expect("pinned"));
+        let mut map: HashMap<_, PublishedKey, PublishedValue> = map.try_into().expect("typed");
+        let ports: Vec<_> = map.iter().collect::<Result<_, _>>().expect("read");
+        for (key, value) in ports {
+            let old = PublishedValue {
+                changed_s: 0,
+                ..value
+            };
+            map.insert(key, old, 0).expect("write");
+        }
+    }
+}
+
+#[test]
+fn datagrams_stay_with_their_task_too() {
+    let mut lab = lab();
+    let open = |lab: &Lab, count: usize| -> Vec<(UdpSocket, u8)> {
+        lab.client.run(|| {
+            let one = |_| {
+                let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+                socket.set_read_timeout(Some(PATIENCE)).expect("timeout");
+                socket.connect((ADDRESS, 5353)).expect("connect");
+                let task = question(&socket).expect("answered");
+                (socket, task)
+            };
+            (0..count).map(one).collect()
+        })
+    };
+    let stay = |flows: &[(UdpSocket, u8)], when: &str| {
+        for (at, (socket, task)) in flows.iter().enumerate() {
+            let now =
+                question(socket).unwrap_or_else(|error| panic!("flow {at} of task {task}, {when}: {error}"));
+            assert_eq!(now, *task, "flow {at}, {when}");
+        }
+    };
+    let mut flows = open(&lab, CONNECTIONS);
+    publish(&mut lab, 8, &[]);
+    for node in 0..3 {
+        lab.sync_one(node);
+        enter_at(&mut lab, (node + 1) % 3);
+        stay(&flows, &format!("told up to node {}", node + 1));
+    }
+    // New ones begin while all ask, and all go on when nobody does any more.
+    flows.extend(open(&lab, CONNECTIONS));
+    assert!(flows[CONNECTIONS..].iter().any(|(_, task)| *task >= 6));
+    stay(&flows, "the rows are new");
+    rows_grow_old(&lab);
+    for entry in 0..3 {
+        enter_at(&mut lab, entry);
+        stay(&flows, &format!("the rows are old, entered at {}", entry + 1));
     }
 }

@@ -1,8 +1,10 @@
 //! Packets on their way through real rows, from node to node, while tables differ between nodes.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use skep_ebpf_common::{ASKED, NO_TASK, RANKS, Row};
-use skep_ebpf_programs::mesh::{Choice, Known, MAX_HOPS, Rank, Ranks, choose};
+use skep_ebpf_programs::mesh::{Choice, Known, MAX_HOPS, Opening, Rank, Ranks, choose};
 
 use super::{Candidate, build};
 
@@ -36,6 +38,8 @@ struct View<'a> {
     dead: Option<u32>,
     entry: Option<u32>,
     asked: &'a [u32],
+    /// Nodes that note the flow as another's.
+    elsewhere: &'a BTreeSet<u32>,
 }
 
 impl Ranks for View<'_> {
@@ -57,6 +61,8 @@ impl Ranks for View<'_> {
         let task = self.table.task(self.row, column);
         if task.is_some_and(|task| Some(task.task_hash) == self.owner) {
             Known::Yes
+        } else if self.elsewhere.contains(&self.me) {
+            Known::Elsewhere
         } else {
             Known::No
         }
@@ -72,6 +78,21 @@ fn walk<'a>(
     dead: Option<u32>,
     opens: bool,
 ) -> Option<u64> {
+    let opening = if opens { Opening::Yes } else { Opening::No };
+    walk_of(table, row, entry, owner, dead, opening, &mut BTreeSet::new())
+}
+
+/// The same for a packet of any kind. `elsewhere`: nodes that noted its flow as another's.
+fn walk_of<'a>(
+    table: impl Fn(u32) -> &'a Table,
+    row: usize,
+    entry: u32,
+    owner: Option<u64>,
+    dead: Option<u32>,
+    kind: Opening,
+    elsewhere: &mut BTreeSet<u32>,
+) -> Option<u64> {
+    let (mut opening, mut first) = (kind, true);
     let (mut me, mut asked, mut entry_asked) = (entry, Vec::new(), None);
     for hop in 0..=MAX_HOPS {
         let table = table(me);
@@ -83,14 +104,26 @@ fn walk<'a>(
             dead,
             entry: entry_asked,
             asked: &asked,
+            elsewhere,
         };
-        let choice = choose(&mut view, hop, opens);
+        let choice = choose(&mut view, hop, opening);
         let column = match choice {
             Choice::Deliver(column) | Choice::Open(column) => {
                 return table.task(row, column).map(|task| task.task_hash);
             }
             Choice::Forward(column) => column,
-            Choice::PassOn(column) => {
+            Choice::Settle(column) => {
+                opening = Opening::Yes;
+                elsewhere.clear();
+                column
+            }
+            Choice::PassOn(column) | Choice::Ask(column, _) => {
+                if let Choice::Ask(_, here) = choice {
+                    opening = Opening::Asking;
+                    if here.is_some() && std::mem::replace(&mut first, false) {
+                        elsewhere.insert(me);
+                    }
+                }
                 match hop {
                     0 => entry_asked = Some(me),
                     _ if asked.len() < ASKED => asked.push(me),
@@ -106,7 +139,7 @@ fn walk<'a>(
 }
 
 fn tasks(hashes: &[u64], nodes: u32) -> Vec<Candidate> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     hashes
         .iter()
         .filter(|hash| seen.insert(**hash))
@@ -207,6 +240,26 @@ proptest! {
             for entry in 1..=nodes {
                 prop_assert!(walk(mixed, row, entry, None, None, true).is_some(), "row {} entered at {}", row, entry);
             }
+        }
+    }
+
+    #[test]
+    fn datagrams_find_their_task_and_new_ones_the_first_rank(hashes in prop::collection::vec(any::<u64>(), 3..12), nodes in 2_u32..6, newer: u32) {
+        let all = tasks(&hashes, nodes);
+        prop_assume!(all.len() >= 3);
+        let (before, after) = (Table::new(all[2..].to_vec()), Table::new(all));
+        let mixed = |node: u32| if newer >> node & 1 == 0 { &before } else { &after };
+        for (row, entry) in (0..before.rows.len()).flat_map(|row| (1..=nodes).map(move |entry| (row, entry))) {
+            let owner = walk(|_| &before, row, 1, None, None, true);
+            let mut elsewhere = BTreeSet::new();
+            // While tables change, when they are new everywhere, and when they are new no more.
+            for (kind, all_new) in [(Opening::Asking, false), (Opening::Asking, true), (Opening::Yes, true)] {
+                let table = |node| if all_new { &after } else { mixed(node) };
+                let found = walk_of(table, row, entry, owner, None, kind, &mut elsewhere);
+                prop_assert_eq!(found, owner, "row {} entered at {}", row, entry);
+            }
+            let opened = walk_of(|_| &after, row, entry, None, None, Opening::Asking, &mut BTreeSet::new());
+            prop_assert_eq!(opened, after.task(row, 0).map(|task| task.task_hash));
         }
     }
 

@@ -184,7 +184,7 @@ fn retire(work: &mut Work, found: &mut Found) {
 
 /// Two directions run on two CPUs: a line written by both for every packet would bounce between them.
 #[inline(always)]
-fn note_time(work: &Work, value: &mut FlowValue) {
+pub fn note_time(work: &Work, value: &mut FlowValue) {
     if value.last_seen_s != work.now_s {
         value.last_seen_s = work.now_s;
     }

@@ -40,5 +40,6 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
     work.hop = 0;
     work.asked = [0; ASKED];
     work.entry_asked = 0;
+    work.quest = 0;
     mesh::forward(skb, work)
 }

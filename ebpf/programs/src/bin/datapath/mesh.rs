@@ -3,11 +3,11 @@
 use skep_ebpf_common::hash::{fingerprint, flow_hash};
 use skep_ebpf_common::state::is_over;
 use skep_ebpf_common::{
-    Address, COLUMNS, DropReason, FLOW_DSR, FLOW_INGRESS, GATEWAY_MAC, MESH_DEDICATED, MESH_ENTRY_ASKED,
-    MESH_FORWARD, MESH_INGRESS, MeshHeader, NO_TASK, ORIGIN_HOST, ORIGIN_UPLINK, PUBLISHED_DSR, PublishedKey,
-    TASK_DRAINING, TaskValue,
+    Address, COLUMNS, DropReason, FLOW_DSR, FLOW_ELSEWHERE, FLOW_INGRESS, GATEWAY_MAC, MESH_ASK,
+    MESH_DEDICATED, MESH_ENTRY_ASKED, MESH_FORWARD, MESH_INGRESS, MESH_SETTLE, MeshHeader, NO_TASK,
+    ORIGIN_HOST, ORIGIN_UPLINK, PUBLISHED_DSR, PublishedKey, ROWS_ARE_NEW_S, TASK_DRAINING, TaskValue,
 };
-use skep_ebpf_programs::mesh::{Choice, Known, Rank, Ranks, choose, note};
+use skep_ebpf_programs::mesh::{Choice, Known, Opening, Rank, Ranks, choose, note};
 use skep_ebpf_programs::parse::{FORM_ERROR, TCP, Tuple};
 use skep_ebpf_programs::translate::translate;
 
@@ -126,6 +126,13 @@ impl Ranks for View<'_> {
         if self.opens && is_over(found.value) {
             return Known::No;
         }
+        if found.value.flags & FLOW_ELSEWHERE != 0 {
+            return if self.work.quest == MESH_SETTLE {
+                Known::No
+            } else {
+                Known::Elsewhere
+            };
+        }
         let tuple = &self.work.headers.tuple;
         let same = found.value.dialed.words_be[3] == tuple.destination_be
             && found.value.dialed_port_be == tuple.destination_port_be;
@@ -146,6 +153,13 @@ pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
     let opens = work.headers.opens();
     let hop = work.hop as u8;
     let tcp = work.headers.protocol == TCP;
+    let opening = if !opens {
+        Opening::No
+    } else if !tcp && work.quest != MESH_SETTLE && (work.quest == MESH_ASK || rows_are_new(work)) {
+        Opening::Asking
+    } else {
+        Opening::Yes
+    };
     let choice = choose(
         &mut View {
             work,
@@ -153,7 +167,7 @@ pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
             opens,
         },
         hop,
-        opens,
+        opening,
     );
     match choice {
         Choice::Deliver(column) => deliver(skb, work, column, false),
@@ -163,12 +177,56 @@ pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
             note_self(work);
             send_on(skb, work, column)
         }
+        Choice::Ask(column, here) => {
+            if let Some(here) = here.filter(|_| work.quest == 0) {
+                note_elsewhere(work, here);
+            }
+            note_self(work);
+            work.quest = MESH_ASK;
+            send_on(skb, work, column)
+        }
+        Choice::Settle(column) => {
+            work.quest = MESH_SETTLE;
+            send_on(skb, work, column)
+        }
         // The node before took this one for a task's: tables differ for a moment. The SYN comes again.
         Choice::Nobody if opens && hop > 0 && tcp && work.published.tasks != 0 => drop(DropReason::NoBackend),
         Choice::Nobody if opens => refuse(DropReason::NoBackend),
         Choice::Nobody => refuse(DropReason::UnknownFlow),
         Choice::Collision => refuse(DropReason::FlowCollision),
     }
+}
+
+/// Flows may be older than the table.
+#[inline(always)]
+fn rows_are_new(work: &Work) -> bool {
+    let changed_s = work.published.changed_s;
+    changed_s != 0 && work.now_s.wrapping_sub(changed_s) <= ROWS_ARE_NEW_S
+}
+
+/// A packet that the task in this column would have opened a flow with, had nobody to be asked first. What comes later goes the
+/// same way, for as long as the flow lives and after the table is new no more.
+#[inline(never)]
+fn note_elsewhere(work: &mut Work, column: usize) -> u32 {
+    let Some(task) = task(work, column) else {
+        return 0;
+    };
+    let address = task.address;
+    set_key(work, address.words_be[3]);
+    if let Some(found) = flows::find(work) {
+        flows::note_time(work, found.value);
+        return 1;
+    }
+    let tuple = work.headers.tuple;
+    work.value.dialed = Address::v4(tuple.destination_be);
+    work.value.dialed_port_be = tuple.destination_port_be;
+    work.value.task = address;
+    work.value.task_port_be = work.published.target_port_be;
+    work.value.origin = 0;
+    work.value.flags = FLOW_ELSEWHERE;
+    work.value.return_node = 0;
+    // Without room the flow is only asked for while the table is new.
+    u32::from(flows::create(work))
 }
 
 /// This node has looked among its own tasks.
@@ -208,7 +266,8 @@ fn send_on(skb: &mut Skb, work: &mut Work, column: usize) -> Code {
         hop: work.hop as u8 + 1,
         flags: flag(work.flags & u32::from(FLOW_INGRESS) != 0, MESH_INGRESS)
             | flag(work.dedicated != 0, MESH_DEDICATED)
-            | work.entry_asked,
+            | work.entry_asked
+            | work.quest,
         asked: work.asked,
         node: work.entry,
     };
@@ -285,6 +344,9 @@ pub fn reply(skb: &mut Skb, work: &mut Work, task_be: u32) -> Code {
     let Some(mut found) = flows::find(work) else {
         return UNDECIDED;
     };
+    if found.value.flags & FLOW_ELSEWHERE != 0 {
+        return UNDECIDED;
+    }
     let dialed_be = found.value.dialed.words_be[3];
     let return_node = found.value.return_node;
     let origin = found.value.origin;

@@ -3,8 +3,8 @@
 use aya_ebpf::bindings::bpf_tunnel_key;
 use aya_ebpf::helpers::bpf_skb_get_tunnel_key;
 use skep_ebpf_common::{
-    Address, DropReason, FLOW_INGRESS, MESH_DEDICATED, MESH_ENTRY_ASKED, MESH_FORWARD, MESH_INGRESS,
-    MESH_REPLY, MeshHeader, ORIGIN_HOST, ORIGIN_UPLINK,
+    Address, DropReason, FLOW_INGRESS, MESH_ASK, MESH_DEDICATED, MESH_ENTRY_ASKED, MESH_FORWARD,
+    MESH_INGRESS, MESH_REPLY, MESH_SETTLE, MeshHeader, ORIGIN_HOST, ORIGIN_UPLINK,
 };
 use skep_ebpf_programs::parse::{self, ETHERTYPE_IPV4, Ethernet};
 use skep_ebpf_programs::translate::translate;
@@ -102,6 +102,7 @@ fn from_mesh(skb: &mut Skb, work: &mut Work, ethernet: &Ethernet, first_hop: boo
     work.dedicated = u32::from(header.flags & MESH_DEDICATED);
     work.asked = header.asked;
     work.entry_asked = header.flags & MESH_ENTRY_ASKED;
+    work.quest = header.flags & (MESH_ASK | MESH_SETTLE);
     let from_host = work.headers.tuple.destination_be == mesh_address_be();
     work.origin = u32::from(if from_host { ORIGIN_HOST } else { ORIGIN_UPLINK });
     work.network = 0;

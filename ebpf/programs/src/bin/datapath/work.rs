@@ -46,6 +46,8 @@ pub struct Work {
     pub hash: u32,
     pub asked: [u8; ASKED],
     pub entry_asked: u8,
+    /// `MESH_ASK` or `MESH_SETTLE`, or neither.
+    pub quest: u8,
 }
 
 /// This CPU's room. Contents are left over from the packet before; `now_s` is set.
