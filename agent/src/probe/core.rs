@@ -2,5 +2,8 @@
 
 pub mod held;
 pub mod judge;
+pub mod lease;
 pub mod message;
+pub mod node;
 pub mod watched;
+pub mod withdrawn;

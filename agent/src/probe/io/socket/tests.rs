@@ -1,6 +1,7 @@
 //! Real sockets on 127.0.0.x. What is asserted is that it happens, never how fast.
 
 use super::*;
+use crate::probe::core::watched::Peer;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
