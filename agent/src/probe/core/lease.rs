@@ -143,6 +143,11 @@ impl Leases {
         self.addresses.iter_mut().filter_map(changed).collect()
     }
 
+    /// What is known counts as changed: whoever was not ready for it when it was told hears it again.
+    pub fn repeat(&mut self) {
+        self.addresses.values_mut().for_each(Address::repeat);
+    }
+
     /// Who holds what.
     pub fn held(&self) -> BTreeMap<u32, Held> {
         let held = |(index, address): (&u32, &Address)| (*index, address.held());

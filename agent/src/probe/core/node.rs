@@ -172,6 +172,7 @@ impl Node {
         }
         if self.repeats > 0 || now >= self.next_statement {
             self.next_statement = now + STATEMENT_EVERY;
+            self.leases.repeat();
             self.repeats = self.repeats.saturating_sub(1);
             self.state(&missed);
         }

@@ -86,6 +86,10 @@ impl Address {
         holds.then(|| self.known.tenure())
     }
 
+    pub fn repeat(&mut self) {
+        self.changed = true;
+    }
+
     pub fn take_changed(&mut self) -> Option<Held> {
         std::mem::take(&mut self.changed).then(|| self.held())
     }
