@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use skep_control::model::{ItemKind, Items};
-use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason, FlowTables, UplinkEntry, max_flows};
+use skep_ebpf_loader::{Datapath, DatapathConfig, DropReason, FlowTables, Tables, UplinkEntry, max_flows};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::block_in_place;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -20,7 +20,7 @@ use crate::core::names;
 use crate::ingress::Grounds;
 use crate::ingress::core::place::{self, Places, places};
 use crate::ingress::io::raw;
-use crate::network::core::firewall::{FirewallInputs, script};
+use crate::network::core::firewall::{FirewallInputs, dedicated, script};
 use crate::network::core::ledger::{Local, parse_address};
 use crate::network::core::links::{Snapshot, other_addresses, overlay_mtu, stand, uplinks};
 use crate::network::core::ports::{Port, published_ports};
@@ -97,6 +97,7 @@ impl Keeper {
         let mut collector = std::pin::pin!(flows::collect(self.flows.clone()));
         let mut link_due = None;
         let mut fed = true;
+        let mut cared = true;
         let mut waiting: Vec<ApplyRequest> = Vec::new();
         loop {
             tokio::select! {
@@ -106,7 +107,11 @@ impl Keeper {
                 },
                 changed = self.sources.alive.changed() => if changed.is_err() { break },
                 changed = self.sources.withdrawn.changed() => if changed.is_err() { break },
-                changed = self.sources.ingress_problems.changed() => if changed.is_err() { break },
+                changed = self.sources.ingress_problems.changed(), if cared => if changed.is_err() {
+                    // Who cares for ingress addresses stops before this task is told to.
+                    cared = false;
+                    continue;
+                },
                 changed = self.sources.locals.changed() => if changed.is_err() { break },
                 changed = self.sources.link_changes.changed() => {
                     if changed.is_err() { break }
@@ -220,7 +225,8 @@ impl Keeper {
         self.sinks
             .watched
             .send_if_modified(|old| replace_if_new(old, watched(desired)));
-        self.keep_firewall(desired, &locals, &held, problems).await?;
+        self.keep_firewall(desired, &built.tables, &locals, &held, problems)
+            .await?;
         attached
     }
 
@@ -349,6 +355,7 @@ impl Keeper {
     async fn keep_firewall(
         &mut self,
         desired: &Desired,
+        tables: &Tables,
         locals: &BTreeMap<String, Local>,
         held: &BTreeSet<Port>,
         problems: &mut Vec<String>,
@@ -360,6 +367,7 @@ impl Keeper {
             .collect();
         let text = script(&FirewallInputs {
             ports: &ports,
+            dedicated: dedicated(tables),
             locals: locals.values().collect(),
             mesh_address: MESH_ADDRESS,
             node_address,

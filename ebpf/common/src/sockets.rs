@@ -26,14 +26,18 @@ pub struct DialedValue {
     pub next: u32,
 }
 
-/// Stands for "a published port of this node" (and other addresses of its kind for single ingress addresses): never on a wire.
-pub const STAND_INS: [u8; 2] = [169, 254];
+/// Like the mesh address, but each stands for one ingress address that only its own ports answer on: 169.254.2.0 and 169.254.3.0, never on a
+/// wire. (The upper half of 169.254.0.0/16 is full of clouds' services.)
+pub const STAND_INS: [u8; 4] = [169, 254, 2, 0];
+pub const STAND_INS_PREFIX: u8 = 23;
+/// How many there are.
+pub const STAND_INS_COUNT: u32 = 1 << (32 - STAND_INS_PREFIX);
 
-/// Could an answer from this address be one to a destination that was rewritten?
+/// Does this address stand for an ingress address?
 #[inline(always)]
-pub const fn may_be_stand_in(address_be: u32) -> bool {
+pub const fn is_stand_in(address_be: u32) -> bool {
     let octets = address_be.to_ne_bytes();
-    octets[0] == STAND_INS[0] && octets[1] == STAND_INS[1]
+    octets[0] == STAND_INS[0] && octets[1] == STAND_INS[1] && octets[2] & 0xfe == STAND_INS[2]
 }
 
 /// SO_MARK of the sockets with which the agent holds published ports ("skgu"): the guard on binds lets them through, and they are no service of the node's.

@@ -167,8 +167,19 @@ fn request(target: &Target, timeout: Duration) -> std::io::Result<(u16, String)>
     Ok((status, body))
 }
 
+/// A data plane may lead a socket elsewhere, but the other side keeps the name that was dialed.
+fn is_called(found: SocketAddr, dialed: SocketAddr) -> std::io::Result<()> {
+    if found == dialed {
+        return Ok(());
+    }
+    Err(std::io::Error::other(format!(
+        "{dialed} was dialed, the socket says {found}"
+    )))
+}
+
 fn open(target: &Target, timeout: Duration) -> std::io::Result<TcpStream> {
     let mut connection = TcpStream::connect_timeout(&target.address, timeout)?;
+    is_called(connection.peer_addr()?, target.address)?;
     connection.set_write_timeout(Some(timeout))?;
     write!(
         connection,
@@ -226,7 +237,9 @@ pub fn udp(arguments: &Arguments<'_>) -> Result<(), String> {
         socket.connect(address)?;
         socket.send(b"who are you?")?;
         let mut buffer = [0; 2048];
-        let length = socket.recv(&mut buffer)?;
+        let (length, from) = socket.recv_from(&mut buffer)?;
+        is_called(from, address)?;
+        is_called(socket.peer_addr()?, address)?;
         Ok((200, String::from_utf8_lossy(&buffer[..length]).into_owned()))
     })
 }

@@ -132,14 +132,28 @@ fn every_node_serves_the_published_port(cluster: &Cluster) -> Result<()> {
 fn the_node_itself_reaches_the_published_port(cluster: &Cluster) -> Result<()> {
     for node in &cluster.nodes {
         for host in ["127.0.0.1".to_string(), node.address().to_string()] {
-            let replies = client::replies(&node.testbox(&[
-                "get",
-                &format!("http://{host}:8080/"),
-                "--count",
-                "20",
-            ])?)?;
-            client::count_by_host(&replies).with_context(|| format!("{host}:8080 on {}", node.name()))?;
+            let (url, address) = (format!("http://{host}:8080/"), format!("{host}:8080"));
+            for arguments in [["get", &url, "--count", "20"], ["udp", &address, "--count", "20"]] {
+                let what = || format!("{} {host}:8080 on {}", arguments[0], node.name());
+                let replies = client::replies(&node.testbox(&arguments)?)?;
+                client::count_by_host(&replies).with_context(what)?;
+                let seen = replies[0].seen().with_context(what)?;
+                ensure!(
+                    seen.client == node.address().to_string(),
+                    "{}: the server saw {}",
+                    what(),
+                    seen.client
+                );
+            }
         }
+        // The port is taken, for Docker as for every other process.
+        let taken = node.docker(&["run", "--rm", "-p", "8080:80", "skep-test"])?;
+        ensure!(
+            taken.stderr.contains("address already in use"),
+            "{}: {}",
+            node.name(),
+            taken.stderr
+        );
     }
     Ok(())
 }

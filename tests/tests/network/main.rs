@@ -216,7 +216,8 @@ fn the_nodes_own_links_stand(fixture: &Fixture) -> Result<()> {
     let addresses = fixture.sh("ip -4 addr show skep0")?;
     ensure!(addresses.contains("169.254.1.53/32"), "{addresses}");
     let route = fixture.sh("ip route get 169.254.1.1")?;
-    ensure!(route.contains("dev skep0"), "{route}");
+    let source = format!("src {}", fixture.node().address());
+    ensure!(route.contains("dev skep0") && route.contains(&source), "{route}");
     let table = fixture.sh("nft list table inet skep")?;
     ensure!(table.contains("masquerade"), "{table}");
     ensure!(fixture.sh("cat /proc/sys/net/ipv4/conf/skep0/route_localnet")? == "1");
@@ -455,9 +456,14 @@ fn published_ports_answer_on_every_node(fixture: &Fixture) -> Result<()> {
         for address in ["127.0.0.1", &node.address().to_string()] {
             let url = format!("http://{address}:8080/");
             for _ in 0..4 {
-                skep_tests::client::replies(&node.testbox(&["get", &url])?)?[0].seen()?;
+                let seen = skep_tests::client::replies(&node.testbox(&["get", &url])?)?[0].seen()?;
+                ensure!(seen.client == node.address().to_string(), "{url}: {seen:?}");
             }
         }
+        // A container on a bridge that carries no program of ours.
+        let url = format!("http://{}:8080/", node.address());
+        let own = node.docker_ok(&["run", "--rm", "skep-test", "skep-testbox", "get", &url])?;
+        ensure!(own.contains("hostname"), "{own}");
     }
     fixture.ask("remove published/web")?;
     fixture.ask_other("remove published/web")?;

@@ -1,9 +1,9 @@
 //! The text of the node's nftables table and its rules in Docker's chain. Both are recomputed whole.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use skep_ebpf_loader::Protocol;
+use skep_ebpf_loader::{Protocol, STAND_INS, STAND_INS_PREFIX, Tables, stand_ins};
 
 use crate::network::core::ledger::{Local, PortRecord};
 use crate::network::core::links::{ENDPOINT_GROUP, HOST_NAME, NAME_PREFIX};
@@ -17,12 +17,44 @@ pub const TABLE: &str = "skep";
 pub struct FirewallInputs<'a> {
     /// Published ports that this node answers.
     pub ports: &'a BTreeSet<Port>,
+    /// Ports that name their ingress address.
+    pub dedicated: Vec<Dedicated>,
     /// Plugged-in endpoints, for `docker run -p`.
     pub locals: Vec<&'a Local>,
     /// Stands for "a published port of this node".
     pub mesh_address: Ipv4Addr,
     /// The node's own connections to published ports have it as their source.
     pub node_address: Ipv4Addr,
+}
+
+/// A port that only one ingress address answers on, and what stands for that in the node's own traffic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dedicated {
+    pub address: Ipv4Addr,
+    pub stand_in: Ipv4Addr,
+    pub port: Port,
+}
+
+/// The ports of dedicated addresses in the tables.
+pub fn dedicated(tables: &Tables) -> Vec<Dedicated> {
+    let stand_ins = stand_ins(&tables.ingress);
+    let ports = tables.published.iter().filter_map(|entry| {
+        let address = entry.ingress_address?;
+        let stand_in = *stand_ins.get(&address)?;
+        let IpAddr::V4(address) = address else { return None };
+        let port = Port {
+            protocol: entry.protocol,
+            number: entry.published_port,
+        };
+        Some(Dedicated {
+            address,
+            stand_in,
+            port,
+        })
+    });
+    let mut found: Vec<Dedicated> = ports.collect();
+    found.sort_unstable();
+    found
 }
 
 /// The script for `nft -f`: replaces the table in one transaction.
@@ -35,7 +67,8 @@ pub struct FirewallInputs<'a> {
 /// - No container reaches what listens on the node's loopback.
 /// - Nobody outside an overlay opens a connection into it, but by a published port.
 pub fn script(inputs: &FirewallInputs<'_>) -> String {
-    let to_mesh = mesh_rules(inputs);
+    let to_mesh = dedicated_rules(inputs) + &mesh_rules(inputs);
+    let stand_ins = format!("{}/{STAND_INS_PREFIX}", Ipv4Addr::from(STAND_INS));
     let to_containers = port_rules(inputs);
     let mesh = inputs.mesh_address;
     let node = inputs.node_address;
@@ -56,7 +89,7 @@ table inet {TABLE} {{
 {to_containers}\t}}
 \tchain postrouting {{
 \t\ttype nat hook postrouting priority srcnat; policy accept;
-\t\toifname \"{HOST_NAME}\" ip daddr {mesh} snat ip to {node}
+\t\toifname \"{HOST_NAME}\" ip daddr {{ {mesh}, {stand_ins} }} snat ip to {node}
 \t\tiifgroup {group} oifgroup != {group} oifname != \"{HOST_NAME}\" meta nfproto ipv4 masquerade
 \t\toifgroup {group} ip saddr 127.0.0.0/8 snat ip to {node}
 \t}}
@@ -72,6 +105,27 @@ table inet {TABLE} {{
 }}
 "
     )
+}
+
+/// Ports of single ingress addresses, wherever these are held; nothing else answers there.
+fn dedicated_rules(inputs: &FirewallInputs<'_>) -> String {
+    let mut rules = String::new();
+    for entry in &inputs.dedicated {
+        let Dedicated {
+            address,
+            stand_in,
+            port,
+        } = entry;
+        let (name, number) = (protocol_name(port.protocol), port.number);
+        let rule =
+            format!("\t\tmeta nfproto ipv4 ip daddr {address} {name} dport {number} dnat ip to {stand_in}\n");
+        rules.push_str(&rule);
+    }
+    let addresses: BTreeSet<Ipv4Addr> = inputs.dedicated.iter().map(|entry| entry.address).collect();
+    for address in addresses {
+        rules.push_str(&format!("\t\tmeta nfproto ipv4 ip daddr {address} accept\n"));
+    }
+    rules
 }
 
 /// Published ports of the swarm on this node's addresses.
@@ -165,6 +219,7 @@ mod tests {
         ]);
         let inputs = FirewallInputs {
             ports: &ports,
+            dedicated: Vec::new(),
             locals: Vec::new(),
             mesh_address: Ipv4Addr::new(169, 254, 1, 1),
             node_address: Ipv4Addr::new(192, 0, 2, 1),
@@ -184,9 +239,39 @@ mod tests {
     }
 
     #[test]
+    fn a_dedicated_address_has_its_own_ports_only() {
+        let address = Ipv4Addr::new(192, 0, 2, 50);
+        let stand_in = Ipv4Addr::new(169, 254, 2, 7);
+        let inputs = FirewallInputs {
+            ports: &BTreeSet::from([Port {
+                protocol: Protocol::Tcp,
+                number: 80,
+            }]),
+            dedicated: vec![Dedicated {
+                address,
+                stand_in,
+                port: Port {
+                    protocol: Protocol::Tcp,
+                    number: 443,
+                },
+            }],
+            locals: Vec::new(),
+            mesh_address: Ipv4Addr::new(169, 254, 1, 1),
+            node_address: Ipv4Addr::new(192, 0, 2, 1),
+        };
+        let script = script(&inputs);
+        let at = |rule: &str| script.find(rule).unwrap_or_else(|| panic!("{rule} in {script}"));
+        let own = at("ip daddr 192.0.2.50 tcp dport 443 dnat ip to 169.254.2.7");
+        let nothing_else = at("ip daddr 192.0.2.50 accept");
+        let everybodys = at("tcp dport { 80 } dnat ip to 169.254.1.1");
+        assert!(own < nothing_else && nothing_else < everybodys, "{script}");
+    }
+
+    #[test]
     fn nothing_published_leaves_no_rule() {
         let inputs = FirewallInputs {
             ports: &BTreeSet::new(),
+            dedicated: Vec::new(),
             locals: Vec::new(),
             mesh_address: Ipv4Addr::new(169, 254, 1, 1),
             node_address: Ipv4Addr::new(192, 0, 2, 1),

@@ -36,10 +36,10 @@ pub fn protocol_of(number: i32) -> Option<Protocol> {
     }
 }
 
-/// Every port that every node answers.
+/// Every port that every node answers on its own addresses. Those that name an ingress address are nobody else's there alone.
 pub fn published_ports(items: &Items) -> BTreeSet<Port> {
     let services = items.values().filter_map(|Item { kind }| match kind {
-        Some(ItemKind::Published(published)) => Some(published),
+        Some(ItemKind::Published(published)) if published.ingress_address.is_empty() => Some(published),
         _ => None,
     });
     let ports = services

@@ -267,10 +267,11 @@ fn published_entry(
         number.ok_or_else(|| format!("service {name}: {port} is no port number"))
     };
     let (published_port, target_port) = (number(port.published_port)?, number(port.target_port)?);
-    if inputs.held.contains(&Port {
+    let port = Port {
         protocol,
         number: published_port,
-    }) {
+    };
+    if published.ingress_address.is_empty() && inputs.held.contains(&port) {
         return Ok(None);
     }
     let rows_log2 = u8::try_from(published.rows.rows_log2)

@@ -19,7 +19,7 @@ use rtnetlink::{
     Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, LinkVxlan, MulticastGroup, RouteMessageBuilder,
     new_connection, new_multicast_connection,
 };
-use skep_ebpf_loader::GATEWAY_MAC;
+use skep_ebpf_loader::{GATEWAY_MAC, STAND_INS, STAND_INS_PREFIX};
 use tokio::sync::{Mutex, watch};
 use tokio::time::sleep;
 
@@ -246,7 +246,10 @@ impl Links {
                 .map_err(change("add address", &resolver))?;
         }
         // What the node's own processes send there carries its address, without translation.
-        self.route_to(mesh, host.index, Some(node)).await?;
+        let stand_ins = Ipv4Addr::from(STAND_INS);
+        for (destination, prefix) in [(mesh, 32), (stand_ins, STAND_INS_PREFIX)] {
+            self.route_to(destination, prefix, host.index, Some(node)).await?;
+        }
         self.neighbour(mesh, host.index, &host_peer.mac).await?;
         Ok(NodeLinks {
             vxlan: vxlan.index,
@@ -313,7 +316,7 @@ impl Links {
             .up()
             .build();
         self.set("set up", host_name, change_up).await?;
-        self.route_to(address, index, None).await?;
+        self.route_to(address, 32, index, None).await?;
         self.neighbour(address, index, &mac(address)).await?;
         Ok(index)
     }
@@ -370,11 +373,12 @@ impl Links {
     async fn route_to(
         &self,
         address: Ipv4Addr,
+        prefix: u8,
         interface: u32,
         source: Option<Ipv4Addr>,
     ) -> Result<(), LinkError> {
         let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(address, 32)
+            .destination_prefix(address, prefix)
             .output_interface(interface)
             .scope(RouteScope::Link)
             .protocol(RouteProtocol::Other(PROTOCOL));

@@ -1,12 +1,14 @@
 //! Tables of published ports: a new one is written beside the old one before the port points to it.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 
 use skep_ebpf_common::{MAX_ROWS, MAX_TASKS, PUBLISHED_DSR, PublishedKey, PublishedValue};
 
 use super::{Datapath, DatapathError};
 use crate::core::contents::{address, published_tasks};
+use crate::core::sockets::stand_ins;
 use crate::core::{regions, rows};
 use crate::tables::{IngressMode, PublishedEntry, SyncReport, Tables};
 
@@ -24,8 +26,8 @@ enum Refused {
 impl Datapath {
     /// A packet sees the old table of a port or the new one. A port that cannot be published stands in the report.
     pub(super) fn publish(&mut self, tables: &Tables, report: &mut SyncReport) -> Result<(), DatapathError> {
-        for entry in &tables.published {
-            let key = published_key(entry);
+        let stand_ins = stand_ins(&tables.ingress);
+        for (key, entry) in tables.published.iter().flat_map(|entry| keyed(entry, &stand_ins)) {
             let entry = &*seen_from(entry, self.config.node_index);
             if self.published.get(&key) == Some(entry) {
                 continue;
@@ -96,7 +98,9 @@ impl Datapath {
     }
 
     pub(super) fn withdraw(&mut self, tables: &Tables) -> Result<usize, DatapathError> {
-        let wanted: BTreeSet<PublishedKey> = tables.published.iter().map(published_key).collect();
+        let stand_ins = stand_ins(&tables.ingress);
+        let keys = tables.published.iter().flat_map(|entry| keyed(entry, &stand_ins));
+        let wanted: BTreeSet<PublishedKey> = keys.map(|(key, _)| key).collect();
         let held = self.maps.published.held.keys();
         let gone: Vec<PublishedKey> = held.filter(|key| !wanted.contains(key)).copied().collect();
         for key in &gone {
@@ -107,12 +111,25 @@ impl Datapath {
     }
 }
 
-fn published_key(entry: &PublishedEntry) -> PublishedKey {
-    PublishedKey {
-        address: entry.ingress_address.map(address).unwrap_or_default(),
-        protocol: u16::from(entry.protocol.number()),
-        port_be: entry.published_port.to_be(),
-    }
+/// Clients dial a port that names its address there; nodes' own sockets what stands for it.
+fn keyed<'a>(
+    entry: &'a PublishedEntry,
+    stand_ins: &BTreeMap<IpAddr, Ipv4Addr>,
+) -> impl Iterator<Item = (PublishedKey, &'a PublishedEntry)> {
+    let named = entry.ingress_address;
+    let stand_in = named.and_then(|named| stand_ins.get(&named));
+    let addresses = [
+        Some(named.map(address).unwrap_or_default()),
+        stand_in.map(|stand_in| address(IpAddr::V4(*stand_in))),
+    ];
+    addresses.into_iter().flatten().map(move |address| {
+        let key = PublishedKey {
+            address,
+            protocol: u16::from(entry.protocol.number()),
+            port_be: entry.published_port.to_be(),
+        };
+        (key, entry)
+    })
 }
 
 /// A local port is the node's own tasks' alone.

@@ -20,7 +20,7 @@ pub enum CgroupError {
     Bpffs(#[from] BpffsError),
     #[error(transparent)]
     Update(#[from] UpdateError),
-    #[error("read /proc/self/mountinfo: {0}")]
+    #[error("read /proc/thread-self/mountinfo: {0}")]
     Mounts(#[source] io::Error),
     #[error("no cgroup2 file system is mounted with its root")]
     NoMount,
@@ -145,7 +145,7 @@ fn pin(pins: &Path, program: &str) -> PathBuf {
 
 /// Where the root of the cgroups is, wherever this machine mounts it.
 fn root() -> Result<PathBuf, CgroupError> {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
+    let mounts = fs::read_to_string("/proc/thread-self/mountinfo").map_err(CgroupError::Mounts)?;
     mounts.lines().find_map(cgroup2_root).ok_or(CgroupError::NoMount)
 }
 

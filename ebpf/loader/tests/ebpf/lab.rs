@@ -236,7 +236,10 @@ impl Lab {
         space.ip("link add skep0 type veth peer name skep1");
         space.ip("link set skep0 up");
         space.ip("link set skep1 up");
-        space.ip(&format!("route add {MESH}/32 dev skep0 src {address}"));
+        let stand_ins = format!("{}/{STAND_INS_PREFIX}", Ipv4Addr::from(STAND_INS));
+        for destination in [format!("{MESH}/32"), stand_ins] {
+            space.ip(&format!("route add {destination} dev skep0 src {address}"));
+        }
         let config = DatapathConfig {
             pin_dir: PathBuf::from(format!("/run/{}-n{index}", self.prefix)),
             vxlan_ifindex: space.ifindex("skep-vxlan"),

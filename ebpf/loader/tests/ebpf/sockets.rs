@@ -179,6 +179,56 @@ fn datagrams_are_answered_from_what_was_dialed() {
     assert_eq!(from.ip(), own);
 }
 
+#[test]
+fn ingress_addresses_are_dialed_on_every_node() {
+    let mut lab = lab(3);
+    let shared = IpAddr::from([192, 0, 2, 50]);
+    let dedicated = [IpAddr::from([192, 0, 2, 51]), IpAddr::from([192, 0, 2, 52])];
+    let entry = |address, dedicated| IngressEntry {
+        address,
+        ifindex: 0,
+        dedicated,
+    };
+    lab.tables.ingress = vec![
+        entry(shared, false),
+        entry(dedicated[0], true),
+        entry(dedicated[1], true),
+    ];
+    // The same port on two addresses, for two services; the second one's task is on another node.
+    let other = lab.container(1, &[(INGRESS, ingress(11))]);
+    serve(&lab.containers[other].space, 80, "task11");
+    for (address, task, node) in [(dedicated[0], 10, 1), (dedicated[1], 11, 2)] {
+        let entry = published(Protocol::Tcp, 443, 80);
+        lab.tables.published.push(PublishedEntry {
+            ingress_address: Some(address),
+            tasks: vec![PublishedTask {
+                task_hash: task,
+                address: IpAddr::V4(ingress(task as u8)),
+                node,
+                draining: false,
+            }],
+            ..entry
+        });
+    }
+    lab.sync();
+    for node in &lab.nodes {
+        for (to, port, task) in [
+            (shared, 8080, "task10"),
+            (dedicated[0], 443, "task10"),
+            (dedicated[1], 443, "task11"),
+        ] {
+            let (peer, said) = dial(&node.space, to, port).unwrap_or_else(|error| panic!("{to}: {error}"));
+            assert_eq!(peer, SocketAddr::new(to, port));
+            assert_eq!(said, format!("{task} {}", node.address), "{to}");
+        }
+        // Only there.
+        let error = dial(&node.space, LOCALHOST, 443).expect_err("not published here");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        node.space
+            .run(|| drop(TcpListener::bind((node.address, 443)).expect("free")));
+    }
+}
+
 /// The agent's nftables table and sysctl make such sources the node's address.
 #[test]
 fn a_socket_bound_to_the_loopback_dials_too() {
@@ -355,6 +405,52 @@ fn two_nodes_in_one_kernel_are_told_apart() {
     for space in [&lab.client, &lab.containers[0].space] {
         let error = dial(space, LOCALHOST, 8080).expect_err("nobody listens there");
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    }
+}
+
+#[test]
+fn without_cgroups_the_rest_works_and_the_report_says_so() {
+    let mut lab = Lab::new(1);
+    lab.network(INGRESS, "10.255.0.0/24", true);
+    let task = lab.container(0, &[(INGRESS, ingress(10))]);
+    serve(&lab.containers[task].space, 80, "task10");
+    lab.tables.published = vec![published(Protocol::Tcp, 8080, 80)];
+    let tables = lab.tables_of(0);
+    let report = lab.nodes[0].with(|d| {
+        without_cgroups();
+        d.sync(&tables)
+    });
+    let [dialed, guarded] = &report.expect("sync").sockets[..] else {
+        panic!("two problems are expected");
+    };
+    let words = "no cgroup2 file system is mounted with its root";
+    assert!(
+        matches!(dialed, SocketProblem::NotDialed(reason) if reason == words),
+        "{dialed}"
+    );
+    assert!(
+        matches!(guarded, SocketProblem::NotGuarded(reason) if reason == words),
+        "{guarded}"
+    );
+    let said = ask(&lab.client, lab.nodes[0].address, 8080).expect("clients are served");
+    assert_eq!(said, format!("task10 {}", crate::lab::CLIENT));
+    let error = dial(&lab.nodes[0].space, LOCALHOST, 8080).expect_err("nothing leads there");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    // Each sync tries again.
+    assert_eq!(lab.sync()[0].sockets, []);
+    dial(&lab.nodes[0].space, LOCALHOST, 8080).expect("now it does");
+}
+
+/// Takes the cgroups away from this thread.
+fn without_cgroups() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private");
+    let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").expect("mounts");
+    for line in mounts.lines().filter(|line| line.contains(" - cgroup2 ")) {
+        let point = line.split(' ').nth(4).expect("a mount point");
+        umount2(point, MntFlags::MNT_DETACH).expect("unmount");
     }
 }
 

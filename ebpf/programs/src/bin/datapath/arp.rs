@@ -6,7 +6,7 @@ use skep_ebpf_programs::answer::arp_reply;
 use skep_ebpf_programs::packet::Packet;
 use skep_ebpf_programs::parse;
 
-use crate::maps::{ENDPOINTS, HOLDERS, NETWORKS, OWN_ADDRESSES, SOURCES, mesh_address_be, resolver_be};
+use crate::maps::{ENDPOINTS, HOLDERS, NETWORKS, OWN_ADDRESSES, SOURCES, is_of_host, resolver_be};
 use crate::send::{endpoint_key, into_peer, out_of};
 use crate::skb::Skb;
 use crate::verdict::{Code, PASS, drop};
@@ -54,13 +54,13 @@ fn is_neighbour(network: u32, target_be: u32) -> bool {
         || unsafe { NETWORKS.get(network) }.is_some_and(|n| n.gateway == Address::v4(target_be))
 }
 
-/// From the node itself: only the mesh address has a neighbour.
+/// From the node itself: only the mesh address and its like have a neighbour.
 #[inline(never)]
 pub fn from_host(skb: &mut Skb) -> Code {
     let Some(arp) = parse::arp(skb) else {
         return drop(DropReason::Malformed);
     };
-    if !arp.request || arp.target_be != mesh_address_be() {
+    if !arp.request || !is_of_host(arp.target_be) {
         return drop(DropReason::ArpUnknown);
     }
     if skb.store(0, &arp_reply(&arp, GATEWAY_MAC)).is_err() {

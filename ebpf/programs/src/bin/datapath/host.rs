@@ -1,9 +1,9 @@
 //! What the node's own sockets send to its published ports, by way of the mesh address.
 
-use skep_ebpf_common::{ASKED, DropReason, ORIGIN_HOST};
+use skep_ebpf_common::{ASKED, DropReason, ORIGIN_HOST, is_stand_in};
 use skep_ebpf_programs::parse::{self, ETHERTYPE_ARP, ETHERTYPE_IPV4};
 
-use crate::maps::{mesh_address_be, node};
+use crate::maps::{is_of_host, node};
 use crate::skb::Skb;
 use crate::verdict::{Code, drop, refuse};
 use crate::work::{BACK_PLAIN, Work, read_headers};
@@ -23,12 +23,13 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
         return drop(DropReason::Malformed);
     }
     work.back = BACK_PLAIN;
-    if work.headers.destination_be != mesh_address_be() {
+    let destination_be = work.headers.destination_be;
+    if !is_of_host(destination_be) {
         return drop(DropReason::HostToOverlay);
     }
     work.network = 0;
     work.flags = 0;
-    work.dedicated = 0;
+    work.dedicated = u32::from(is_stand_in(destination_be));
     if !flows::fragment_ports(work) {
         return drop(DropReason::FragmentUnknown);
     }

@@ -109,6 +109,12 @@ constant!(resolver_be, RESOLVER_BE, u32);
 constant!(mesh_address_be, MESH_ADDRESS_BE, u32);
 constant!(moving, MOVING, u32);
 constant!(gated, GATED, u32);
+/// Does the node's own traffic, or its replies, carry this address in place of one of the node's or the swarm's?
+#[inline(always)]
+pub fn is_of_host(address_be: u32) -> bool {
+    address_be == mesh_address_be() || is_stand_in(address_be)
+}
+
 constant!(host_mac, HOST_MAC, [u8; 6]);
 
 /// Do the probes miss this node?

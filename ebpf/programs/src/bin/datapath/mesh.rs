@@ -15,7 +15,7 @@ use crate::container::gateway_of;
 use crate::flows;
 use crate::maps::{
     ENDPOINTS, HOLDERS, NETWORKS, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac, is_marked,
-    mesh_address_be, mesh_vni, mesh_vni_forwarded, node,
+    is_of_host, mesh_vni, mesh_vni_forwarded, node,
 };
 use crate::send::{
     endpoint_key, is_too_big, out_of, remote_of, route, set_macs, to_local, to_mesh_node, to_neighbour,
@@ -417,7 +417,7 @@ pub fn exit(flags: u32, dialed_be: u32, remembered: u32) -> u32 {
 /// A translated reply at the node by which it leaves. Any node may do that for an ingress address, whoever holds it.
 #[inline(always)]
 pub fn leave(skb: &mut Skb, source_be: u32, client_be: u32) -> Code {
-    if source_be == mesh_address_be() {
+    if is_of_host(source_be) {
         return to_host(skb);
     }
     let Some(own) = (unsafe { OWN_ADDRESSES.get(Address::v4(source_be)) }) else {

@@ -9,7 +9,7 @@ use skep_ebpf_common::{
 use skep_ebpf_programs::parse::{self, ETHERTYPE_IPV4, Ethernet};
 use skep_ebpf_programs::translate::translate;
 
-use crate::maps::{ENDPOINTS, NETWORKS, PEERS, mesh_address_be, mesh_vni, mesh_vni_forwarded};
+use crate::maps::{ENDPOINTS, NETWORKS, PEERS, is_of_host, mesh_vni, mesh_vni_forwarded};
 use crate::send::{endpoint_key, to_local};
 use crate::skb::Skb;
 use crate::verdict::{Code, drop, refuse};
@@ -103,7 +103,7 @@ fn from_mesh(skb: &mut Skb, work: &mut Work, ethernet: &Ethernet, first_hop: boo
     work.asked = header.asked;
     work.entry_asked = header.flags & MESH_ENTRY_ASKED;
     work.quest = header.flags & (MESH_ASK | MESH_SETTLE);
-    let from_host = work.headers.tuple.destination_be == mesh_address_be();
+    let from_host = is_of_host(work.headers.tuple.destination_be);
     work.origin = u32::from(if from_host { ORIGIN_HOST } else { ORIGIN_UPLINK });
     work.network = 0;
     if !flows::fragment_ports(work) {

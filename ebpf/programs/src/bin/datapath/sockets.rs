@@ -15,10 +15,10 @@ use aya_ebpf::helpers::{
 use aya_ebpf::macros::{btf_map, cgroup_sock_addr};
 use aya_ebpf::programs::SockAddrContext;
 use skep_ebpf_common::state::TCP;
-use skep_ebpf_common::{Address, DialedValue, GUARD_MARK, LocalAddressValue, PublishedKey, may_be_stand_in};
+use skep_ebpf_common::{Address, DialedValue, GUARD_MARK, LocalAddressValue, PublishedKey};
 use skep_ebpf_programs::sockets::{self, Node};
 
-use crate::maps::{LOCAL_ADDRESSES, PUBLISHED, mesh_address_be};
+use crate::maps::{LOCAL_ADDRESSES, PUBLISHED, is_of_host, mesh_address_be};
 
 /// What a socket dialed.
 #[btf_map]
@@ -200,7 +200,7 @@ fn tell(context: &SockAddrContext, family: Family) -> i32 {
     let Some(stand_in_be) = socket.address(family).to_v4() else {
         return PROCEED;
     };
-    if !may_be_stand_in(stand_in_be) || !socket.is_of_this_node() {
+    if !is_of_host(stand_in_be) || !socket.is_of_this_node() {
         return PROCEED;
     }
     // SAFETY: as above.
