@@ -94,13 +94,19 @@ fn print(answer: &Value, format: Format, table: fn(&Value) -> String) -> anyhow:
     Ok(())
 }
 
-/// The addresses as this node sees them held.
+/// The addresses as this node sees them held, written as clients write them: without prefix length.
 async fn held() -> anyhow::Result<Value> {
     let mut page = ask("ingress").await?;
     if let Some(error) = page["error"].as_str() {
         bail!("{error}");
     }
-    Ok(page["addresses"].take())
+    let mut addresses = page["addresses"].take();
+    for row in addresses.as_array_mut().into_iter().flatten() {
+        if let Some(address) = row["address"].as_str().and_then(|text| text.split('/').next()) {
+            row["address"] = json!(address);
+        }
+    }
+    Ok(addresses)
 }
 
 async fn add(address: &str, interface: Option<&str>, nodes: &[String]) -> anyhow::Result<()> {
@@ -166,12 +172,8 @@ fn text<'a>(answer: &'a Value, key: &str) -> anyhow::Result<&'a str> {
 }
 
 fn holder_of<'a>(addresses: &'a Value, address: &str) -> Option<&'a str> {
-    let bare = |text: &'a str| text.split('/').next();
-    let rows = addresses.as_array()?;
-    let row = rows
-        .iter()
-        .find(|row| row["address"].as_str().and_then(bare) == Some(address))?;
-    row["holder"].as_str()
+    let mut rows = addresses.as_array()?.iter();
+    rows.find(|row| row["address"] == address)?["holder"].as_str()
 }
 
 #[cfg(test)]
@@ -226,7 +228,7 @@ mod tests {
     #[test]
     fn the_holder_is_found_by_address() {
         let page =
-            json!([{"address": "192.0.2.8", "holder": null}, {"address": "192.0.2.9/24", "holder": "n1"}]);
+            json!([{"address": "192.0.2.8", "holder": null}, {"address": "192.0.2.9", "holder": "n1"}]);
         assert_eq!(holder_of(&page, "192.0.2.9"), Some("n1"));
         assert_eq!(holder_of(&page, "192.0.2.8"), None);
         assert_eq!(holder_of(&page, "192.0.2.7"), None);

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ingress::{self, Behind};
+use super::ingress;
 use super::state::*;
 use crate::model::*;
 
@@ -194,10 +194,11 @@ fn published(state: &ClusterState) -> Vec<PublishedItem> {
 }
 
 fn ingress_addresses(state: &ClusterState) -> Vec<IngressAddressItem> {
-    if state.ingress_addresses.is_empty() {
-        return Vec::new();
-    }
-    let behind = Behind::read(state);
+    let asked: BTreeSet<_> = state
+        .services
+        .values()
+        .filter_map(|s| ingress::scope_of(s))
+        .collect();
     let item = |address: &IngressAddress| IngressAddressItem {
         id: address.id.clone(),
         index: address.index,
@@ -206,7 +207,7 @@ fn ingress_addresses(state: &ClusterState) -> Vec<IngressAddressItem> {
         epoch: address.epoch,
         owners: address.owners.clone(),
         observers: address.observers.clone(),
-        dedicated: behind.is_dedicated(address),
+        dedicated: ingress::bare(&address.spec.address).is_some_and(|a| asked.contains(&a)),
     };
     state.ingress_addresses.values().map(|a| item(a)).collect()
 }

@@ -96,7 +96,7 @@ impl<'a> Behind<'a> {
         services.map_or(&[], Vec::as_slice)
     }
 
-    pub fn is_dedicated(&self, address: &IngressAddress) -> bool {
+    fn is_dedicated(&self, address: &IngressAddress) -> bool {
         !self.named(address).is_empty()
     }
 

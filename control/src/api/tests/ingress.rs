@@ -85,7 +85,7 @@ async fn what_cannot_be_is_refused() {
     let constraint = json!({"address": "192.0.2.101/24", "constraints": ["zone=a"]});
     let cases = [
         (json!({"address": "192.0.2.100/25"}), 409, "rpc error: code = AlreadyExists desc = ingress address 192.0.2.100 already exists".to_string()),
-        (json!({"address": "192.0.2.1/24"}), 400, format!("{invalid}192.0.2.1 is the address of node {NODE}")),
+        (json!({"address": "192.0.2.1/24"}), 400, format!("{invalid}192.0.2.1 is the address of node one")),
         (json!({"address": "fd00::1/64"}), 501, "rpc error: code = Unimplemented desc = IPv6 ingress addresses are not supported yet".to_string()),
         (json!({"address": "x"}), 400, format!("{invalid}invalid ingress address 'x': expected an address with its prefix length, such as 192.168.50.100/24")),
         (long, 400, format!("{invalid}'an-interface-with-a-name' cannot be the name of an interface")),

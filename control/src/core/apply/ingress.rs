@@ -61,8 +61,9 @@ fn checked(state: &ClusterState, spec: &IngressAddressSpec) -> Result<Ipv4Net, R
             format!("ingress address {address} already exists"),
         ));
     }
-    if let Some((_, owner)) = address::underlay(state).find(|(a, _)| *a == address) {
-        return Err(invalid(format!("{address} is the address of node {owner}")));
+    if let Some(node) = state.nodes.values().find(|n| has(n, address)) {
+        let name = node_name(node);
+        return Err(invalid(format!("{address} is the address of node {name}")));
     }
     if let Some((subnet, name)) = address::subnets(state)
         .into_iter()
@@ -78,6 +79,11 @@ fn checked(state: &ClusterState, spec: &IngressAddressSpec) -> Result<Ipv4Net, R
             .map_err(|reason| invalid(format!("invalid constraint '{text}': {reason}")))?;
     }
     Ok(net)
+}
+
+fn has(node: &Node, address: Ipv4Addr) -> bool {
+    let of_node = [&node.address, &node.data_path_address];
+    of_node.iter().any(|text| text.parse() == Ok(address))
 }
 
 /// An address that a node of the subnet could have.

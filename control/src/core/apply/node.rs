@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Answer, At, in_sequence, not_found, task};
+use crate::core::ingress;
 use crate::core::state::{ClusterState, REST};
 use crate::core::validate::refuse;
 use crate::model::*;
@@ -16,6 +17,15 @@ pub fn create(state: &mut ClusterState, at: At, c: &CreateNode) -> Answer {
             Code::AlreadyExists,
             format!("node {} already exists", c.node.id),
         ));
+    }
+    for text in [&c.node.address, &c.node.data_path_address] {
+        let taken = ingress::bare(text).filter(|address| state.ingress_address(*address).is_some());
+        if let Some(address) = taken {
+            return Err(refuse(
+                Code::InvalidArgument,
+                format!("{address} is an ingress address of the swarm: no node can have it as its own"),
+            ));
+        }
     }
     state.last_node_index += 1;
     let mut node = Node {
