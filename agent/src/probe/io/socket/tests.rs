@@ -1,5 +1,7 @@
 //! Real sockets on 127.0.0.x. What is asserted is that it happens, never how fast.
 
+mod take_over;
+
 use super::*;
 use crate::probe::core::watched::Peer;
 
