@@ -43,6 +43,43 @@ pub trait Ranks {
     /// Has the node of this (remote) rank had the packet already?
     fn asked(&mut self, column: usize) -> bool;
     fn known(&mut self, column: usize) -> Known;
+    fn tally(&mut self) -> &mut Tally;
+}
+
+/// What [`choose`] found so far. Volatile, so that in the kernel it lies in memory whose contents the verifier does not follow:
+/// it would walk through the next column once for every way through the one before.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+pub struct Tally([u8; 4]);
+
+const OPEN: usize = 0;
+const ONWARD: usize = 1;
+const OCCUPIED: usize = 2;
+const ASKS: usize = 3;
+
+impl Tally {
+    /// One more than the column; 0: none yet.
+    #[inline(always)]
+    fn get(&self, slot: usize) -> u8 {
+        // SAFETY: a reference is valid to read through.
+        unsafe { core::ptr::read_volatile(&self.0[slot]) }
+    }
+
+    #[inline(always)]
+    fn set(&mut self, slot: usize, value: u8) {
+        // SAFETY: a reference is valid to write through.
+        unsafe { core::ptr::write_volatile(&mut self.0[slot], value) }
+    }
+
+    #[inline(always)]
+    fn set_column(&mut self, slot: usize, column: usize) {
+        self.set(slot, column as u8 + 1);
+    }
+
+    #[inline(always)]
+    fn column(&self, slot: usize) -> Option<usize> {
+        usize::from(self.get(slot)).checked_sub(1)
+    }
 }
 
 /// What to do with the packet.
@@ -71,21 +108,27 @@ pub enum Choice {
 /// for a moment, so its place in the row does not say who had it before.
 #[inline(always)]
 pub fn choose<R: Ranks>(ranks: &mut R, hop: u8, opening: Opening) -> Choice {
-    let mut asks = opening == Opening::Asking;
-    let mut open: Option<usize> = None;
-    let mut onward: Option<usize> = None;
+    for (slot, value) in [
+        (OPEN, 0),
+        (ONWARD, 0),
+        (OCCUPIED, 0),
+        (ASKS, (opening == Opening::Asking) as u8),
+    ] {
+        ranks.tally().set(slot, value);
+    }
     let mut seen_local = false;
-    let mut occupied = false;
     for column in 0..COLUMNS {
         let Some(rank) = ranks.rank(column) else { continue };
         if rank.local {
             match ranks.known(column) {
                 Known::Yes => return Choice::Deliver(column),
-                Known::Occupied => occupied = true,
+                Known::Occupied => ranks.tally().set(OCCUPIED, 1),
                 known => {
-                    asks |= known == Known::Elsewhere && opening == Opening::Yes;
-                    if opening != Opening::No && !rank.draining && open.is_none() {
-                        open = Some(column);
+                    if known == Known::Elsewhere && opening == Opening::Yes {
+                        ranks.tally().set(ASKS, 1);
+                    }
+                    if opening != Opening::No && !rank.draining && ranks.tally().get(OPEN) == 0 {
+                        ranks.tally().set_column(OPEN, column);
                     }
                 }
             }
@@ -93,21 +136,23 @@ pub fn choose<R: Ranks>(ranks: &mut R, hop: u8, opening: Opening) -> Choice {
             continue;
         }
         // A draining task, always in the last column, may know a flow, and opens none.
-        let may = !rank.draining || asks || opening == Opening::No;
-        if onward.is_none() && may && ranks.alive(column) && (hop == 0 || !ranks.asked(column)) {
+        let may = !rank.draining || opening == Opening::No || ranks.tally().get(ASKS) != 0;
+        if may && ranks.tally().get(ONWARD) == 0 && ranks.alive(column) && (hop == 0 || !ranks.asked(column))
+        {
             if hop == 0 && !seen_local {
                 return Choice::Forward(column);
             }
-            onward = Some(column);
+            ranks.tally().set_column(ONWARD, column);
         }
     }
-    let onward = onward.filter(|_| hop < MAX_HOPS);
-    match (asks, open, onward) {
-        (true, _, Some(column)) => Choice::Ask(column, open),
+    let tally = *ranks.tally();
+    let onward = tally.column(ONWARD).filter(|_| hop < MAX_HOPS);
+    match (tally.get(ASKS) != 0, tally.column(OPEN), onward) {
+        (true, open, Some(column)) => Choice::Ask(column, open),
         (true, _, None) => settle(ranks, hop),
         (false, Some(column), _) => Choice::Open(column),
         (false, None, Some(column)) => Choice::PassOn(column),
-        _ if occupied => Choice::Collision,
+        _ if tally.get(OCCUPIED) != 0 => Choice::Collision,
         _ => Choice::Nobody,
     }
 }
@@ -155,6 +200,7 @@ mod tests {
         me: u32,
         dead: u32,
         asked: &'a [u32],
+        tally: Tally,
         row: &'a [Option<Column>; COLUMNS],
     }
 
@@ -167,6 +213,9 @@ mod tests {
         }
         fn alive(&mut self, column: usize) -> bool {
             self.row[column].is_some_and(|c| c.node != self.dead)
+        }
+        fn tally(&mut self) -> &mut Tally {
+            &mut self.tally
         }
         fn asked(&mut self, column: usize) -> bool {
             self.row[column].is_some_and(|c| self.asked.contains(&c.node))
@@ -202,6 +251,7 @@ mod tests {
                     me,
                     dead,
                     asked: &asked,
+                    tally: Tally::default(),
                     row,
                 },
                 hop,
@@ -281,6 +331,7 @@ mod tests {
                     me: 1,
                     dead: 99,
                     asked: &[],
+                    tally: Tally::default(),
                     row: &alone
                 },
                 0,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use skep_ebpf_common::{ASKED, NO_TASK, RANKS, Row};
-use skep_ebpf_programs::mesh::{Choice, Known, MAX_HOPS, Opening, Rank, Ranks, choose};
+use skep_ebpf_programs::mesh::{Choice, Known, MAX_HOPS, Opening, Rank, Ranks, Tally, choose};
 
 use super::{Candidate, build};
 
@@ -38,6 +38,7 @@ struct View<'a> {
     dead: Option<u32>,
     entry: Option<u32>,
     asked: &'a [u32],
+    tally: Tally,
     /// Nodes that note the flow as another's.
     elsewhere: &'a BTreeSet<u32>,
 }
@@ -56,6 +57,9 @@ impl Ranks for View<'_> {
     fn asked(&mut self, column: usize) -> bool {
         let task = self.table.task(self.row, column);
         task.is_some_and(|task| Some(task.node) == self.entry || self.asked.contains(&task.node))
+    }
+    fn tally(&mut self) -> &mut Tally {
+        &mut self.tally
     }
     fn known(&mut self, column: usize) -> Known {
         let task = self.table.task(self.row, column);
@@ -104,6 +108,7 @@ fn walk_of<'a>(
             dead,
             entry: entry_asked,
             asked: &asked,
+            tally: Tally::default(),
             elsewhere,
         };
         let choice = choose(&mut view, hop, opening);

@@ -7,7 +7,7 @@ use skep_ebpf_common::{
     MESH_DEDICATED, MESH_ENTRY_ASKED, MESH_FORWARD, MESH_INGRESS, MESH_SETTLE, MeshHeader, NO_TASK,
     ORIGIN_HOST, ORIGIN_UPLINK, PUBLISHED_DSR, PublishedKey, ROWS_ARE_NEW_S, TASK_DRAINING, TaskValue,
 };
-use skep_ebpf_programs::mesh::{Choice, Known, Opening, Rank, Ranks, choose, note};
+use skep_ebpf_programs::mesh::{Choice, Known, Opening, Rank, Ranks, Tally, choose, note};
 use skep_ebpf_programs::parse::{FORM_ERROR, TCP, Tuple};
 use skep_ebpf_programs::translate::translate;
 
@@ -23,7 +23,7 @@ use crate::send::{
 };
 use crate::skb::Skb;
 use crate::verdict::{Code, TOO_BIG, UNDECIDED, drop, refuse};
-use crate::work::Work;
+use crate::work::{Decision, NO_COLUMN, Work};
 
 /// Finds the published port the packet is for and the row of its flow. `false`: not published.
 #[inline(always)]
@@ -115,6 +115,11 @@ impl Ranks for View<'_> {
     }
 
     #[inline(always)]
+    fn tally(&mut self) -> &mut Tally {
+        &mut self.work.tally
+    }
+
+    #[inline(always)]
     fn known(&mut self, column: usize) -> Known {
         let Some(task) = self.task(column) else {
             return Known::No;
@@ -147,11 +152,11 @@ fn set_key(work: &mut Work, task_be: u32) {
     flows::set_mesh_key(work, tuple.source_be, tuple.source_port_be, task_be, port_be);
 }
 
-/// A client's packet, `look_up` done; `entry`, `origin`, `hop` and `back` set.
+/// Writes `work.decision`. A function of its own whose result passes through memory: the verifier forgets there which of many
+/// ways led to it, and walks through what follows once instead of once for each.
 #[inline(never)]
-pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
+fn decide(work: &mut Work) -> u32 {
     let opens = work.headers.opens();
-    let hop = work.hop as u8;
     let tcp = work.headers.protocol == TCP;
     let opening = if !opens {
         Opening::No
@@ -160,41 +165,71 @@ pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
     } else {
         Opening::Yes
     };
-    let choice = choose(
-        &mut View {
-            work,
-            me: node(),
-            opens,
-        },
-        hop,
-        opening,
-    );
-    match choice {
-        Choice::Deliver(column) => deliver(skb, work, column, false),
-        Choice::Open(column) => deliver(skb, work, column, true),
-        Choice::Forward(column) => send_on(skb, work, column),
-        Choice::PassOn(column) => {
-            note_self(work);
-            send_on(skb, work, column)
-        }
-        Choice::Ask(column, here) => {
-            if let Some(here) = here.filter(|_| work.quest == 0) {
-                note_elsewhere(work, here);
+    let hop = work.hop as u8;
+    let me = node();
+    let choice = choose(&mut View { work, me, opens }, hop, opening);
+    let (kind, column, here) = match choice {
+        Choice::Deliver(column) => (DELIVER, column, None),
+        Choice::Open(column) => (OPEN, column, None),
+        Choice::Forward(column) => (FORWARD, column, None),
+        Choice::PassOn(column) => (PASS_ON, column, None),
+        Choice::Ask(column, here) => (ASK, column, here),
+        Choice::Settle(column) => (SETTLE, column, None),
+        Choice::Nobody => (NOBODY, 0, None),
+        Choice::Collision => (COLLISION, 0, None),
+    };
+    work.decision = Decision {
+        kind,
+        column: column as u32,
+        here: here.map_or(NO_COLUMN, |here| here as u32),
+    };
+    0
+}
+
+/// `Decision::kind`: see [`Choice`].
+const DELIVER: u32 = 0;
+const OPEN: u32 = 1;
+const FORWARD: u32 = 2;
+const PASS_ON: u32 = 3;
+const ASK: u32 = 4;
+const SETTLE: u32 = 5;
+const NOBODY: u32 = 6;
+const COLLISION: u32 = 7;
+
+/// A client's packet, `look_up` done; `entry`, `origin`, `hop` and `back` set.
+#[inline(never)]
+pub fn forward(skb: &mut Skb, work: &mut Work) -> Code {
+    decide(work);
+    let column = work.decision.column as usize;
+    match work.decision.kind {
+        DELIVER => return deliver(skb, work, column, false),
+        OPEN => return deliver(skb, work, column, true),
+        FORWARD => {}
+        PASS_ON => note_self(work),
+        ASK => {
+            if work.quest == 0 {
+                note_elsewhere(work);
             }
             note_self(work);
             work.quest = MESH_ASK;
-            send_on(skb, work, column)
         }
-        Choice::Settle(column) => {
-            work.quest = MESH_SETTLE;
-            send_on(skb, work, column)
-        }
-        // The node before took this one for a task's: tables differ for a moment. The SYN comes again.
-        Choice::Nobody if opens && hop > 0 && tcp && work.published.tasks != 0 => drop(DropReason::NoBackend),
-        Choice::Nobody if opens => refuse(DropReason::NoBackend),
-        Choice::Nobody => refuse(DropReason::UnknownFlow),
-        Choice::Collision => refuse(DropReason::FlowCollision),
+        SETTLE => work.quest = MESH_SETTLE,
+        COLLISION => return refuse(DropReason::FlowCollision),
+        _ => return nobody(work),
     }
+    send_on(skb, work, column)
+}
+
+#[inline(always)]
+fn nobody(work: &Work) -> Code {
+    if !work.headers.opens() {
+        return refuse(DropReason::UnknownFlow);
+    }
+    if work.hop > 0 && work.headers.protocol == TCP && work.published.tasks != 0 {
+        // The node before took this one for a task's: tables differ for a moment. The SYN comes again.
+        return drop(DropReason::NoBackend);
+    }
+    refuse(DropReason::NoBackend)
 }
 
 /// Flows may be older than the table.
@@ -204,11 +239,11 @@ fn rows_are_new(work: &Work) -> bool {
     changed_s != 0 && work.now_s.wrapping_sub(changed_s) <= ROWS_ARE_NEW_S
 }
 
-/// A packet that the task in this column would have opened a flow with, had nobody to be asked first. What comes later goes the
-/// same way, for as long as the flow lives and after the table is new no more.
+/// A packet that the task in column `work.decision.here` would have opened a flow with, had nobody to be asked first. What
+/// comes later goes the same way, for as long as the flow lives and after the table is new no more.
 #[inline(never)]
-fn note_elsewhere(work: &mut Work, column: usize) -> u32 {
-    let Some(task) = task(work, column) else {
+fn note_elsewhere(work: &mut Work) -> u32 {
+    let Some(task) = task(work, work.decision.here as usize) else {
         return 0;
     };
     let address = task.address;

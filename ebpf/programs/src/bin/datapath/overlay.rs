@@ -48,7 +48,7 @@ pub fn run(skb: &mut Skb, work: &mut Work) -> Code {
     from_network(skb, work, peer)
 }
 
-#[inline(always)]
+#[inline(never)]
 fn from_network(skb: &mut Skb, work: &mut Work, peer: u32) -> Code {
     if unsafe { NETWORKS.get(work.network) }.is_none() {
         return drop(DropReason::UnknownNetwork);
@@ -78,7 +78,7 @@ fn from_network(skb: &mut Skb, work: &mut Work, peer: u32) -> Code {
 }
 
 /// The inner MACs say where the packet is on its way.
-#[inline(always)]
+#[inline(never)]
 fn from_mesh(skb: &mut Skb, work: &mut Work, ethernet: &Ethernet, first_hop: bool, peer: u32) -> Code {
     let Some(header) = MeshHeader::read(ethernet.destination, ethernet.source) else {
         return drop(DropReason::Malformed);

@@ -1,6 +1,7 @@
 //! What a program knows about the packet in hand.
 
 use skep_ebpf_common::{ASKED, COLUMNS, FlowKey, FlowValue, FragmentKey, PublishedValue};
+use skep_ebpf_programs::mesh::Tally;
 use skep_ebpf_programs::parse::{self, Headers, Tuple};
 
 use crate::maps::WORK;
@@ -10,6 +11,19 @@ use crate::skb::Skb;
 pub const BACK_PEER: u32 = 1;
 pub const BACK_PLAIN: u32 = 2;
 pub const BACK_MESH: u32 = 3;
+
+/// Which task takes a packet of the mesh.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Decision {
+    pub kind: u32,
+    pub column: u32,
+    /// Column of the task that would have opened a flow here; [`NO_COLUMN`]: none.
+    pub here: u32,
+}
+
+/// No column at all.
+pub const NO_COLUMN: u32 = u32::MAX;
 
 #[repr(C)]
 pub struct Work {
@@ -48,6 +62,8 @@ pub struct Work {
     pub entry_asked: u8,
     /// `MESH_ASK` or `MESH_SETTLE`, or neither.
     pub quest: u8,
+    pub decision: Decision,
+    pub tally: Tally,
 }
 
 /// This CPU's room. Contents are left over from the packet before; `now_s` is set.
