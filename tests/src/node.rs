@@ -115,6 +115,11 @@ impl Node {
             &self.name,
             &self.life_line(),
         )?;
+        // Before dockerd, as the unit orders them: a dockerd that finds containers of ours waits half a minute for their
+        // network driver.
+        let agent = self.settings.agent.is_some().then(|| self.spawn_agent(&space));
+        let agent = agent.transpose()?;
+        let has_agent = agent.is_some();
         let dockerd = self.spawn(
             &space,
             "dockerd",
@@ -127,13 +132,13 @@ impl Node {
         *self.lock()? = Some(Live {
             space,
             dockerd,
-            agent: None,
+            agent,
         });
         self.wait_for("dockerd", &self.directory.join("engine.sock"))?;
         let images = self.settings.images.display().to_string();
         self.engine(&["load", "--quiet", "--input", &images])?.ok()?;
-        if self.settings.agent.is_some() {
-            self.start_agent()?;
+        if has_agent {
+            self.wait_for("agent", &self.directory.join("docker.sock"))?;
         }
         Ok(())
     }
@@ -212,12 +217,18 @@ impl Node {
 
     /// Starts the agent and waits until its socket answers.
     pub fn start_agent(&self) -> Result<()> {
+        let space = self.space()?;
+        let agent = self.spawn_agent(&space)?;
+        self.lock()?.as_mut().context("node is off")?.agent = Some(agent);
+        self.wait_for("agent", &self.directory.join("docker.sock"))
+    }
+
+    fn spawn_agent(&self, space: &Space) -> Result<Child> {
         let binary = self
             .settings
             .agent
             .as_ref()
             .context("this cluster was built without an agent")?;
-        let space = self.space()?;
         let arguments = [
             binary.display().to_string(),
             "agent".into(),
@@ -229,9 +240,7 @@ impl Node {
             "/var/run/docker.sock".into(),
         ];
         let arguments = [&arguments[..], &self.options()?].concat();
-        let agent = self.spawn(&space, "agent", &arguments)?;
-        self.lock()?.as_mut().context("node is off")?.agent = Some(agent);
-        self.wait_for("agent", &self.directory.join("docker.sock"))
+        self.spawn(space, "agent", &arguments)
     }
 
     /// Options that the agent gets from its next start on.
