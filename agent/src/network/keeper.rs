@@ -97,7 +97,8 @@ impl Keeper {
         let mut collector = std::pin::pin!(flows::collect(self.flows.clone()));
         let mut link_due = None;
         let mut fed = true;
-        let mut cared = true;
+        // Those who tell these stop before this task is told to.
+        let (mut caring, mut watching) = (true, true);
         let mut waiting: Vec<ApplyRequest> = Vec::new();
         loop {
             tokio::select! {
@@ -107,11 +108,7 @@ impl Keeper {
                 },
                 changed = self.sources.alive.changed() => if changed.is_err() { break },
                 changed = self.sources.withdrawn.changed() => if changed.is_err() { break },
-                changed = self.sources.ingress_problems.changed(), if cared => if changed.is_err() {
-                    // Who cares for ingress addresses stops before this task is told to.
-                    cared = false;
-                    continue;
-                },
+                changed = self.sources.ingress_problems.changed(), if caring => caring = changed.is_ok(),
                 changed = self.sources.locals.changed() => if changed.is_err() { break },
                 changed = self.sources.link_changes.changed() => {
                     if changed.is_err() { break }
@@ -134,8 +131,8 @@ impl Keeper {
                     Some(question) => { self.answer(question); continue }
                     None => break,
                 },
-                changed = self.sources.lookout.changed() => {
-                    if changed.is_err() { break }
+                changed = self.sources.lookout.changed(), if watching => {
+                    watching = changed.is_ok();
                     if self.sources.lookout.borrow_and_update().table_is_gone {
                         self.firewall.clear();
                     }
