@@ -320,6 +320,9 @@ fn replies_leave_through_whoever_holds_the_address_now() {
         run(&mut lab, Program::Container, &answer).verdict,
         tunnel(&lab, 3)
     );
+    // The holder is in no table.
+    holder(&mut lab, Some(9), None);
+    assert_eq!(run(&mut lab, Program::Container, &answer).verdict, here);
 }
 
 #[test]

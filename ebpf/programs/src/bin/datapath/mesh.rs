@@ -18,8 +18,7 @@ use crate::maps::{
     is_of_host, mesh_vni, mesh_vni_forwarded, node,
 };
 use crate::send::{
-    endpoint_key, is_too_big, out_of, remote_of, route, set_macs, to_local, to_mesh_node, to_neighbour,
-    to_remote_node,
+    endpoint_key, is_too_big, out_of, remote_of, route, set_macs, to_local, to_neighbour, to_remote_node,
 };
 use crate::skb::Skb;
 use crate::verdict::{Code, TOO_BIG, UNDECIDED, drop, refuse};
@@ -409,7 +408,12 @@ pub fn reply(skb: &mut Skb, work: &mut Work, task_be: u32) -> Code {
     } else {
         exit(flags, dialed_be, return_node)
     };
-    let here = exit == node();
+    let remote = if exit == node() { 0 } else { remote_of(exit) };
+    // A node that left the swarm is no way out; this one may be.
+    let here = exit == node() || (remote == 0 && !to_host_of && is_own(dialed_be));
+    if !here && remote == 0 {
+        return drop(DropReason::DeadNode);
+    }
     if !here && is_too_big(skb, &work.headers, work.mtu) {
         work.teller_be = gateway_of(work);
         return TOO_BIG;
@@ -420,7 +424,11 @@ pub fn reply(skb: &mut Skb, work: &mut Work, task_be: u32) -> Code {
     if direct != 0 {
         to_neighbour(skb, direct)
     } else if !here {
-        to_mesh_node(skb, mesh_vni(), exit, MeshHeader::reply(node()))
+        let (destination, source) = MeshHeader::reply(node()).macs();
+        if set_macs(skb, destination, source).is_err() {
+            return drop(DropReason::RewriteFailed);
+        }
+        to_remote_node(skb, mesh_vni(), remote)
     } else if to_host_of {
         to_host(skb)
     } else {
@@ -443,10 +451,16 @@ pub fn exit(flags: u32, dialed_be: u32, remembered: u32) -> u32 {
         let leaves_here = unsafe { OWN_ADDRESSES.get(address) }.is_some_and(|own| own.ifindex != 0);
         return if leaves_here { here } else { remembered };
     }
-    if remembered != here && is_marked(remembered) && unsafe { OWN_ADDRESSES.get(address) }.is_some() {
+    if remembered != here && is_marked(remembered) && is_own(dialed_be) {
         return here;
     }
     remembered
+}
+
+/// Has this node the address, or could it send with it?
+#[inline(always)]
+fn is_own(address_be: u32) -> bool {
+    unsafe { OWN_ADDRESSES.get(Address::v4(address_be)) }.is_some()
 }
 
 /// A translated reply at the node by which it leaves. Any node may do that for an ingress address, whoever holds it.
