@@ -65,10 +65,9 @@ fn entry(stage: &Stage<'_>, node: &Node) -> Result<Entry> {
     })
 }
 
-/// The node that holds the address now.
-fn holder<'a>(stage: &Stage<'a>) -> Result<&'a Node> {
-    let asked = stage.cluster.nodes.iter().find(|node| node.is_alive());
-    let name = entry(stage, asked.context("no node lives")?)?.holder;
+/// The node that holds the address now, in the eyes of `asked`.
+fn holder<'a>(stage: &Stage<'a>, asked: &Node) -> Result<&'a Node> {
+    let name = entry(stage, asked)?.holder;
     let node = stage
         .cluster
         .nodes
@@ -78,12 +77,12 @@ fn holder<'a>(stage: &Stage<'a>) -> Result<&'a Node> {
 }
 
 fn deploy(stage: &Stage<'_>) -> Result<String> {
-    let holder = holder(stage)?.name();
+    let node = stage.cluster.node(1);
+    let holder = holder(stage, node)?.name();
     println!(
         "\nA connection to a task ends with the task's node; so web runs on the two nodes that do not hold\n\
          the address, and doomed runs on {holder} alone, to show that as well."
     );
-    let node = stage.cluster.node(1);
     create(stage, node, "web", "2", &format!("node.hostname!={holder}"), PORT)?;
     create(
         stage,
@@ -126,6 +125,8 @@ fn create(
             "service",
             "create",
             "--quiet",
+            // No registry is asked in a demo.
+            "--no-resolve-image",
             "--name",
             name,
             "--replicas",
@@ -144,7 +145,7 @@ fn create(
 }
 
 fn kill_holder(stage: &Stage<'_>) -> Result<String> {
-    let victim = holder(stage)?;
+    let victim = holder(stage, stage.cluster.node(1))?;
     let other = other_than(stage, victim)?;
     let mut tasks = swarm::containers(stage.cluster, "web")?;
     ensure!(
@@ -219,7 +220,7 @@ fn move_address(stage: &Stage<'_>) -> Result<String> {
     dead.revive()?;
     let node = other_than(stage, dead)?;
     swarm::wait_for_nodes(node, stage.cluster.nodes.len(), PATIENCE)?;
-    let before = holder(stage)?;
+    let before = holder(stage, node)?;
     let to = other_than(stage, before)?;
     let answers = sessions::start_answers(stage, (ADDRESS, PORT), WATCHED)?;
     thread::sleep(BEFORE_KILL);

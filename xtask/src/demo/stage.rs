@@ -76,16 +76,25 @@ impl<'a> Stage<'a> {
     pub fn skep(&self, node: &Node, arguments: &[&str]) -> Result<String> {
         let words: Vec<String> = arguments.iter().map(|word| quote(word)).collect();
         println!("\n{}$ skep {}", node.name(), words.join(" "));
-        let text = self.skep_unseen(node, arguments)?;
-        println!("{text}");
+        let output = self.run_skep(node, arguments)?;
+        let text = output.ok()?;
+        // Not trimmed at its begin: a table's first line would move.
+        output
+            .stdout
+            .lines()
+            .for_each(|line| println!("{}", line.trim_end()));
         Ok(text)
     }
 
     /// Runs the `skep` command against a node, not shown.
     pub fn skep_unseen(&self, node: &Node, arguments: &[&str]) -> Result<String> {
+        self.run_skep(node, arguments)?.ok()
+    }
+
+    fn run_skep(&self, node: &Node, arguments: &[&str]) -> Result<Output> {
         let mut command = Command::new(&self.binary);
         command.args(arguments).env("DOCKER_HOST", node.docker_host());
-        command::run(&mut command, DEADLINE)?.ok()
+        command::run(&mut command, DEADLINE)
     }
 
     /// How to run `skep` by hand.
