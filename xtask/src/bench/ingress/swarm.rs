@@ -106,7 +106,8 @@ impl Swarm {
             all.cluster.node(1),
             &["ingress", "address", "add", &format!("{ADDRESS}/24")],
         )?;
-        all.create("everywhere", &["--mode", "global"], EVERYWHERE)?;
+        let spread = ["--replicas", "3", "--replicas-max-per-node", "1"];
+        all.create("everywhere", &spread, EVERYWHERE)?;
         for node in &all.cluster.nodes {
             let (name, constraint) = (service(node), format!("node.hostname!={}", node.name()));
             let replicas = REPLICAS.to_string();
@@ -123,7 +124,14 @@ impl Swarm {
     fn create(&self, name: &str, placement: &[&str], port: u16) -> Result<()> {
         let (tcp, udp) = (format!("{port}:80"), format!("{port}:80/udp"));
         let begin = ["service", "create", "--detach", "--name", name];
-        let end = ["--publish", &tcp, "--publish", &udp, "skep-test"];
+        let end = [
+            "--publish",
+            &tcp,
+            "--publish",
+            &udp,
+            "--no-resolve-image",
+            "skep-test",
+        ];
         let arguments = [&begin[..], placement, &end[..]].concat();
         self.cluster.node(1).docker_ok(&arguments)?;
         Ok(())
