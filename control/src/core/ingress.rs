@@ -113,6 +113,11 @@ impl<'a> Behind<'a> {
         services.filter(|s| uses_ingress(&s.ports) && mode_of(&s.spec) == Ok(IngressMode::Local))
     }
 
+    /// Whether connections through the address end when it moves, since only its holder serves some of them.
+    pub fn ends_with_a_move(&self, address: &IngressAddress) -> bool {
+        self.local(address).next().is_some()
+    }
+
     fn runs(&self, node: &Node, service: &Service) -> bool {
         let nodes = self.nodes.get(service.id.as_str());
         nodes.is_some_and(|nodes| nodes.contains(node.id.as_str()))

@@ -17,6 +17,8 @@ const MAX_OBSERVERS: usize = 7;
 struct Ranked<'a> {
     address: &'a IngressAddress,
     candidates: Candidates<'a>,
+    /// A user moved it there, or connections would end: it does not move for the sake of spread.
+    is_settled: bool,
     owners: Vec<u32>,
 }
 
@@ -32,6 +34,7 @@ pub fn rank(state: &ClusterState) -> Vec<IngressRank> {
         .map(|address| Ranked {
             address,
             candidates: candidates(state, &behind, address),
+            is_settled: address.moved_to != 0 || behind.ends_with_a_move(address),
             owners: Vec::new(),
         })
         .collect();
@@ -90,7 +93,8 @@ fn even_out(ranked: &[Ranked], firsts: &mut [Option<u32>], load: &mut BTreeMap<u
     loop {
         let of = |node: u32| load.get(&node).copied().unwrap_or(0);
         let moves = ranked.iter().zip(firsts.iter()).enumerate();
-        let moves = moves.filter(|(_, (r, first))| **first != r.pinned());
+        let moves =
+            moves.filter(|(_, (r, first))| !(r.is_settled && r.address.owners.first() == first.as_ref()));
         let moves = moves.filter_map(|(nth, (r, first))| {
             let (from, to) = ((*first)?, r.least(load)?);
             (of(from) >= of(to) + 2).then_some((nth, from, to))
@@ -119,11 +123,6 @@ impl Ranked<'_> {
     fn heir(&self) -> Option<u32> {
         let mut owners = self.address.owners.iter().copied();
         owners.find(|owner| self.may_be_first(*owner))
-    }
-
-    /// The node that a user moved it to.
-    fn pinned(&self) -> Option<u32> {
-        (self.address.moved_to != 0).then_some(self.address.moved_to)
     }
 
     fn least(&self, load: &BTreeMap<u32, usize>) -> Option<u32> {
