@@ -178,7 +178,8 @@ impl Swarm {
         let node = self.living()?;
         swarm::wait_for_nodes(node, self.cluster.nodes.len(), PATIENCE)?;
         let all = self.cluster.nodes.len();
-        swarm::wait_for_replicas(node, "everywhere", &format!("{all}/{all}"), PATIENCE)?;
+        let spread = format!("{all}/{all} (max 1 per node)");
+        swarm::wait_for_replicas(node, "everywhere", &spread, PATIENCE)?;
         for member in &self.cluster.nodes {
             swarm::wait_for_replicas(
                 node,
