@@ -172,12 +172,12 @@ fn route(at: u32, subnet: Ipv4Net) -> RouteMessage {
         .build()
 }
 
-/// Those to subnets: the ones to single addresses are containers'.
+/// Those of ingress addresses, told by their metric: other routes of ours lead to containers.
 fn read_route(message: &RouteMessage) -> Option<(u32, Ipv4Net)> {
     let length = message.header.destination_prefix_length;
     let is_ours = message.header.protocol == RouteProtocol::Other(PROTOCOL)
         && message.header.kind == RouteType::Unicast
-        && length < 32;
+        && message.attributes.contains(&RouteAttribute::Priority(METRIC));
     let (mut at, mut subnet) = (None, None);
     for attribute in &message.attributes {
         match attribute {
