@@ -139,10 +139,15 @@ pub struct OwnAddressValue {
 pub struct HolderValue {
     /// 0: nobody known.
     pub node: u32,
-    pub pad: u32,
+    /// Second of CLOCK_MONOTONIC in which this was last said, see [`HOLDER_IS_OLD_S`].
+    pub told_s: u32,
     /// Nanoseconds of CLOCK_MONOTONIC until which this node is the holder; 0: it is not.
     pub until_ns: u64,
 }
+
+/// Who holds an address is said again each second. When nobody has said it for so long, the agent of this node is down and knows of
+/// no take-over: the node that a client's last packet came in through is the better way back to it.
+pub const HOLDER_IS_OLD_S: u32 = 5;
 
 /// How long the node's stack keeps an ingress address once its lease is over: the valid lifetime it is added with.
 pub const STACK_KEEPS_NS: u64 = 10_000_000_000;

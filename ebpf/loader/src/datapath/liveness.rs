@@ -67,7 +67,8 @@ impl Liveness {
     }
 
     /// `holder`: through whom replies of the address leave; `None`: nobody is known. `until_ns`: CLOCK_MONOTONIC until which
-    /// this node answers ARP for it, see [`Datapath::monotonic_ns`]; `None`: it does not.
+    /// this node answers ARP for it, see [`Datapath::monotonic_ns`]; `None`: it does not. To be said again within
+    /// [`skep_ebpf_common::HOLDER_IS_OLD_S`]: later replies leave through the node that the client came in through.
     ///
     /// # Errors
     /// When the map cannot be written.
@@ -79,7 +80,7 @@ impl Liveness {
     ) -> Result<(), DatapathError> {
         let value = HolderValue {
             node: holder.unwrap_or(0),
-            pad: 0,
+            told_s: Datapath::now()?.as_secs() as u32,
             until_ns: until_ns.unwrap_or(0),
         };
         Ok(maps::insert(

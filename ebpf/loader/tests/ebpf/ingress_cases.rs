@@ -3,6 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use aya::maps::{HashMap, Map, MapData};
+use skep_ebpf_common::{Address, HolderValue, LAYOUT};
 use skep_ebpf_loader::*;
 
 use crate::lab::{CLIENT, Lab, node_address, uplink_mac};
@@ -323,6 +325,28 @@ fn replies_leave_through_whoever_holds_the_address_now() {
     // The holder is in no table.
     holder(&mut lab, Some(9), None);
     assert_eq!(run(&mut lab, Program::Container, &answer).verdict, here);
+}
+
+#[test]
+fn replies_follow_the_client_when_nobody_says_who_holds() {
+    let mut lab = lab();
+    uplink(&mut lab, &client(SHARED, TCP, 8080));
+    holder(&mut lab, Some(2), None);
+    let answer = reply(40_000).bytes();
+    assert_eq!(
+        run(&mut lab, Program::Container, &answer).verdict,
+        tunnel(&lab, 2)
+    );
+    // The agent has been down since the kernel's clock began.
+    let pin = lab.nodes[0].config.pin_dir.join(format!("v{LAYOUT}/HOLDERS"));
+    let map = Map::HashMap(MapData::from_pin(pin).expect("pinned"));
+    let mut map: HashMap<_, Address, HolderValue> = map.try_into().expect("typed");
+    for (address, value) in map.iter().collect::<Result<Vec<_>, _>>().expect("read") {
+        map.insert(address, HolderValue { told_s: 0, ..value }, 0)
+            .expect("write");
+    }
+    let outcome = run(&mut lab, Program::Container, &answer);
+    assert_eq!(outcome.verdict, out(2, lab.nodes[0].uplink));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use skep_ebpf_common::hash::{fingerprint, flow_hash};
 use skep_ebpf_common::state::is_over;
 use skep_ebpf_common::{
-    Address, COLUMNS, DropReason, FLOW_DSR, FLOW_ELSEWHERE, FLOW_INGRESS, GATEWAY_MAC, MESH_ASK,
-    MESH_DEDICATED, MESH_ENTRY_ASKED, MESH_FORWARD, MESH_INGRESS, MESH_SETTLE, MeshHeader, NO_TASK,
+    Address, COLUMNS, DropReason, FLOW_DSR, FLOW_ELSEWHERE, FLOW_INGRESS, GATEWAY_MAC, HOLDER_IS_OLD_S,
+    MESH_ASK, MESH_DEDICATED, MESH_ENTRY_ASKED, MESH_FORWARD, MESH_INGRESS, MESH_SETTLE, MeshHeader, NO_TASK,
     ORIGIN_HOST, ORIGIN_UPLINK, PUBLISHED_DSR, PublishedKey, ROWS_ARE_NEW_S, TASK_DRAINING, TaskValue,
 };
 use skep_ebpf_programs::mesh::{Choice, Known, Opening, Rank, Ranks, Tally, choose, note};
@@ -235,7 +235,8 @@ fn nobody(work: &Work) -> Code {
 #[inline(always)]
 fn rows_are_new(work: &Work) -> bool {
     let changed_s = work.published.changed_s;
-    changed_s != 0 && work.now_s.wrapping_sub(changed_s) <= ROWS_ARE_NEW_S
+    // The clock of packets may be some milliseconds behind user space's.
+    changed_s != 0 && work.now_s <= changed_s + ROWS_ARE_NEW_S
 }
 
 /// A packet that the task in column `work.decision.here` would have opened a flow with, had nobody to be asked first. What
@@ -406,7 +407,7 @@ pub fn reply(skb: &mut Skb, work: &mut Work, task_be: u32) -> Code {
     } else if to_host_of {
         return_node
     } else {
-        exit(flags, dialed_be, return_node)
+        exit(work, flags, dialed_be, return_node)
     };
     let remote = if exit == node() { 0 } else { remote_of(exit) };
     // A node that left the swarm is no way out; this one may be.
@@ -440,11 +441,15 @@ pub fn reply(skb: &mut Skb, work: &mut Work, task_be: u32) -> Code {
 /// that a take-over moves all flows at once, those of silent clients too. Another address: the node that the client came
 /// in through, and this one if that is gone and the address is here as well (several nodes may have it, behind a router).
 #[inline(always)]
-pub fn exit(flags: u32, dialed_be: u32, remembered: u32) -> u32 {
+pub fn exit(work: &Work, flags: u32, dialed_be: u32, remembered: u32) -> u32 {
     let here = node();
     let address = Address::v4(dialed_be);
     if flags & u32::from(FLOW_INGRESS) != 0 {
-        let holder = unsafe { HOLDERS.get(address) }.map_or(0, |holder| holder.node);
+        let holder = match unsafe { HOLDERS.get(address) } {
+            Some(said) if work.now_s > said.told_s + HOLDER_IS_OLD_S => return remembered,
+            Some(said) => said.node,
+            None => 0,
+        };
         if holder != 0 && holder != here && !is_marked(holder) {
             return holder;
         }

@@ -132,7 +132,7 @@ fn back(skb: &mut Skb, work: &Work, refusal: Code) -> Code {
 fn send_back(skb: &mut Skb, work: &Work) -> Code {
     if work.back == BACK_MESH {
         let (dialed_be, client_be) = (work.headers.destination_be, work.headers.source_be);
-        let exit = mesh::exit(work.flags, dialed_be, work.entry);
+        let exit = mesh::exit(work, work.flags, dialed_be, work.entry);
         if exit == node() {
             return mesh::leave(skb, dialed_be, client_be);
         }
