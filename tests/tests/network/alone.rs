@@ -11,8 +11,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use skep_agent::network::{self, Desired, Network, NetworkConfig};
 use skep_control::model::{
-    AttachmentItem, EndpointItem, IpamConfig, Item, ItemKind, Items, NetworkAttachment, NetworkItem,
-    PeerItem, PortConfig, Protocol, PublishedItem, PublishedTask, RowsSpec, ServiceItem, item_key,
+    AttachmentItem, EndpointItem, IngressAddressItem, IpamConfig, Item, ItemKind, Items, NetworkAttachment,
+    NetworkItem, PeerItem, PortConfig, Protocol, PublishedItem, PublishedTask, RowsSpec, ServiceItem,
+    item_key,
 };
 use tokio::sync::watch;
 
@@ -39,7 +40,7 @@ async fn serve(self_index: u32, address: IpAddr) -> Result<()> {
         hook: skep_agent::agent::Attach::Auto.hook(),
         memory: 0,
         probe_key: [7; 32],
-        ingress_hook: None,
+        ingress_hook: Some(PathBuf::from(super::HOOK)),
     };
     let (sender, desired) = watch::channel(Desired::default());
     let network = network::start(config, driver, desired).await?;
@@ -98,6 +99,7 @@ async fn obey(
             .map_err(Into::into),
         ["problems"] => Ok(format!("problems: {}", network.problems().borrow().join("; "))),
         ["drops"] => Ok(format!("drops: {:?}", network.drops().await?)),
+        ["held"] => Ok(format!("held: {:?}", network.held().borrow().values().next())),
         ["alive"] => Ok(format!("alive: {:?}", network.alive().borrow())),
         ["remove", key] => {
             items.remove(*key).context("no such item")?;
@@ -198,6 +200,15 @@ fn item(words: &[&str]) -> Result<ItemKind> {
             ingress_vni: 4096,
             mode: 0,
             ingress_address: String::new(),
+        }),
+        ["ingress", address, epoch, owners] => ItemKind::IngressAddress(IngressAddressItem {
+            id: "a".to_string(),
+            index: 1,
+            address: text(address),
+            epoch: epoch.parse()?,
+            owners: owners.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            observers: vec![1, 2],
+            ..Default::default()
         }),
         _ => bail!("not understood: {words:?}"),
     })

@@ -55,6 +55,10 @@ fn main() -> ExitCode {
                 published_ports_answer_on_every_node,
             ),
             (
+                "an_ingress_address_lives_on_its_holder",
+                an_ingress_address_lives_on_its_holder,
+            ),
+            (
                 "docker_run_publishes_on_an_overlay",
                 docker_run_publishes_on_an_overlay,
             ),
@@ -469,6 +473,80 @@ fn published_ports_answer_on_every_node(fixture: &Fixture) -> Result<()> {
     fixture.ask_other("remove published/web")?;
     one.docker_ok(&["rm", "-f", "c1"])?;
     two.docker_ok(&["rm", "-f", "d1"])?;
+    Ok(())
+}
+
+const INGRESS: &str = "192.168.50.100";
+/// The ingress hook of both nodes: what it is told goes into a file beside it.
+const HOOK: &str = "/var/lib/skep/hook";
+
+fn carries(node: &Node) -> Result<bool> {
+    let addresses = node.exec(&["ip", "-4", "address", "show", "dev", "eth0"])?.ok()?;
+    Ok(addresses.contains(&format!(" {INGRESS}/32 ")))
+}
+
+/// MACs that answer for the address, or announce it, within two seconds.
+fn claimants(fixture: &Fixture) -> Result<std::collections::BTreeSet<String>> {
+    let heard = fixture
+        .cluster
+        .client
+        .testbox(&["arp", "--address", INGRESS, "--seconds", "2"])?
+        .ok()?;
+    let macs = heard.lines().filter_map(|line| line.split("\"mac\":\"").nth(1));
+    Ok(macs
+        .filter_map(|rest| rest.split('"').next())
+        .map(str::to_string)
+        .collect())
+}
+
+fn mac(node: &Node) -> Result<String> {
+    let text = node.exec(&["cat", "/sys/class/net/eth0/address"])?.ok()?;
+    Ok(text.trim().to_string())
+}
+
+fn told(node: &Node) -> Result<String> {
+    Ok(node.exec(&["cat", &format!("{HOOK}.told")])?.stdout)
+}
+
+fn an_ingress_address_lives_on_its_holder(fixture: &Fixture) -> Result<()> {
+    let (one, two) = (fixture.cluster.node(1), fixture.cluster.node(2));
+    for node in [one, two] {
+        let make = format!(
+            "rm -f {HOOK}.told; printf '#!/bin/sh\\necho \"$@\" >> {HOOK}.told\\n' > {HOOK}; chmod +x {HOOK}"
+        );
+        node.exec(&["sh", "-c", &make])?.ok()?;
+    }
+    let wait_for = |holder: &Node, other: &Node| {
+        until("the holder alone carries the address", PATIENCE, || {
+            Ok((carries(holder)? && !carries(other)?).then_some(()))
+        })
+    };
+    fixture.tell(&format!("ingress {INGRESS}/24 1 1,2"))?;
+    wait_for(one, two)?;
+    // Only the holder's program answers: the kernels' own ARP never does.
+    ensure!(claimants(fixture)? == [mac(one)?].into());
+    // With nobody to renew it, it would go.
+    let shown = one.exec(&["ip", "-4", "address", "show", "dev", "eth0"])?.ok()?;
+    ensure!(
+        shown.contains("noprefixroute") && shown.contains("valid_lft"),
+        "{shown}"
+    );
+
+    fixture.tell(&format!("ingress {INGRESS}/24 2 2,1"))?;
+    wait_for(two, one)?;
+    ensure!(claimants(fixture)? == [mac(two)?].into());
+    until("both hooks", PATIENCE, || {
+        Ok((!told(one)?.is_empty() && !told(two)?.is_empty()).then_some(()))
+    })?;
+    // Nodes of this test have no names.
+    ensure!(told(one)?.starts_with(INGRESS), "{}", told(one)?);
+    ensure!(told(two)?.lines().count() == 1, "{}", told(two)?);
+
+    fixture.tell("remove ingress/a")?;
+    until("nobody carries the address", PATIENCE, || {
+        Ok((!carries(one)? && !carries(two)?).then_some(()))
+    })?;
+    ensure!(claimants(fixture)?.is_empty());
     Ok(())
 }
 
