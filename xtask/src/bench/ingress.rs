@@ -120,7 +120,7 @@ fn say(done: usize, total: usize, elapsed: Duration, rows: &[Row]) {
             row.gap_ms,
             row.lost.len(),
             row.sessions,
-            row.ended,
+            row.ended.len(),
             row.failed_connects,
             row.connects,
             row.load,

@@ -28,7 +28,7 @@ pub struct Row {
     pub stall_ms: Option<f64>,
     pub sessions: usize,
     pub lost: Vec<String>,
-    pub ended: usize,
+    pub ended: Vec<String>,
     pub connects: usize,
     pub failed_connects: usize,
     pub slowest_connect_ms: f64,
@@ -41,7 +41,7 @@ impl Row {
             detection_ms: kill.detection_ms,
             taken_over_ms: kill.taken_over_ms,
             lost: kill.lost.iter().map(told).collect(),
-            ended: kill.ended,
+            ended: kill.ended.iter().map(told).collect(),
             wrong_marks: kill.wrong_marks,
             ..Self::of_seen(
                 format!("skep {}", kill.variant.name()),
@@ -72,7 +72,7 @@ impl Row {
             stall_ms: seen.longest_stall_ms().map(|ms| ms as f64),
             sessions: seen.sessions.len(),
             lost: Vec::new(),
-            ended: 0,
+            ended: Vec::new(),
             connects: seen.connected.connects,
             failed_connects: seen.connected.failed,
             slowest_connect_ms: seen.connected.slowest_ms,
@@ -101,7 +101,12 @@ impl Row {
 }
 
 fn told(session: &Session) -> String {
-    format!("{}: {}", session.kind.name(), session.error)
+    format!(
+        "{}: {}, served by {}",
+        session.kind.name(),
+        session.error,
+        session.task
+    )
 }
 
 /// Names in the order in which they first came.
@@ -150,7 +155,7 @@ pub fn table(rows: &[Row]) -> String {
             cell(summarize(&gaps)),
             cell(summarize(&stalls)),
             format!("{lost} of {sessions}"),
-            rows.iter().map(|row| row.ended).sum::<usize>(),
+            rows.iter().map(|row| row.ended.len()).sum::<usize>(),
             format!("{failed} of {connects}"),
             rows.iter().map(|row| row.wrong_marks).sum::<usize>(),
         ));
@@ -218,7 +223,7 @@ mod tests {
             stall_ms: None,
             sessions: 10,
             lost: vec!["echo: reset".to_string(); lost],
-            ended: 0,
+            ended: Vec::new(),
             connects: 100,
             failed_connects: 0,
             slowest_connect_ms: 1.0,

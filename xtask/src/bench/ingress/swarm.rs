@@ -81,8 +81,8 @@ pub struct Kill {
     pub wrong_marks: usize,
     /// Sessions that ended though their task lives.
     pub lost: Vec<Session>,
-    /// Sessions whose task ran on the dead node.
-    pub ended: usize,
+    /// Sessions whose task ran on the dead node, or was gone before.
+    pub ended: Vec<Session>,
 }
 
 /// A swarm with its address and services.
@@ -265,7 +265,7 @@ impl Swarm {
             taken_over_ms: marks::taken_over_ms(&self.cluster, index, killed_ms)?,
             wrong_marks: marks::wrong(&self.cluster, Some(index), begin_ms)?,
             lost: lost.into_iter().cloned().collect(),
-            ended: ended.len(),
+            ended: ended.into_iter().cloned().collect(),
             seen,
         })
     }
