@@ -92,7 +92,7 @@ pub struct Desired {
     pub items: Arc<Items>,
     /// Raft index of `items`.
     pub index: u64,
-    /// Hashes of this node's tasks that have ended though they should run.
+    /// Hashes of this node's tasks that have ended, whatever the items say.
     pub ended: Arc<BTreeSet<u64>>,
 }
 

@@ -1,4 +1,4 @@
-//! This node's tasks that ended though they should run: its peers must know, whether a manager lives or not.
+//! This node's tasks that have ended before any manager said so: its peers must know, whether a manager lives or not.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,8 @@ use skep_control::model::{Item, ItemKind, Items, TaskState, TaskStatus};
 
 use crate::network::core::tables::task_hash;
 
-/// Hashes of those tasks.
+/// Hashes of those tasks. Managers take a task out of the items once they know of its end; one that is to stop counts
+/// too, since flows it has are led to it until it is gone.
 pub fn ended(items: &Items, statuses: &BTreeMap<String, TaskStatus>) -> BTreeSet<u64> {
     let running = TaskState::Running as i32;
     let tasks = items.values().filter_map(|Item { kind }| match kind {
@@ -14,11 +15,8 @@ pub fn ended(items: &Items, statuses: &BTreeMap<String, TaskStatus>) -> BTreeSet
         _ => None,
     });
     let ended = tasks.filter(|task| {
-        // What the managers withdraw is out of the tables by their word.
-        task.desired_state <= running
-            && statuses
-                .get(&task.id)
-                .is_some_and(|status| status.state > running)
+        let status = statuses.get(&task.id);
+        status.is_some_and(|status| status.state > running)
     });
     ended.map(|task| task_hash(&task.id)).collect()
 }
@@ -39,7 +37,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_should_run_and_does_not() {
+    fn what_ended_and_is_still_among_the_items() {
         let items = Items::from([
             task("runs", TaskState::Running),
             task("failed", TaskState::Running),
@@ -61,7 +59,7 @@ mod tests {
         });
         assert_eq!(
             ended(&items, &BTreeMap::from(statuses)),
-            BTreeSet::from([task_hash("failed")])
+            BTreeSet::from([task_hash("failed"), task_hash("stopped")])
         );
     }
 }
