@@ -17,6 +17,8 @@
 
 pub mod core;
 pub mod io;
+#[cfg(test)]
+mod simulation;
 
 pub use core::held::{Held, Reason};
 pub use core::watched::{Lease, Peer, Watched};

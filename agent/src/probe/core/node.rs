@@ -264,6 +264,3 @@ impl Node {
         &self.leases
     }
 }
-
-#[cfg(test)]
-mod tests;

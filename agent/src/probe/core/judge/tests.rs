@@ -1,4 +1,4 @@
-//! What one judge makes of what it is told. Judges among each other: see the tests of the node.
+//! What one judge makes of what it is told. Judges among each other: see the simulation.
 
 use proptest::prelude::*;
 

@@ -217,8 +217,10 @@ impl Address {
     fn stand_back(&mut self, until: Duration) {
         self.owner.free_at = until;
         self.owner.invited = None;
-        for observer in self.owner.withdraw() {
-            self.tell_release(observer, self.owner.number);
+        if self.owner.withdraw() {
+            for observer in self.lease.observers.clone() {
+                self.tell_release(observer, self.owner.number);
+            }
         }
     }
 

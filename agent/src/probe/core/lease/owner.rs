@@ -138,9 +138,12 @@ impl Owner {
         self.granted.remove(&observer);
     }
 
-    /// Gives back what was granted to a candidate; answers which observers to tell.
-    pub fn withdraw(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.granted).into_keys().collect()
+    /// Gives back what a candidate was granted, or may be by answers under way. True when it has claimed at all.
+    pub fn withdraw(&mut self) -> bool {
+        let has_claimed = !self.sent.is_empty();
+        self.sent.clear();
+        self.granted.clear();
+        has_claimed
     }
 
     /// This node holds the address no longer, and what it was granted does not count.
