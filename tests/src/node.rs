@@ -366,6 +366,11 @@ impl Node {
         docker_cli(&self.docker_host(), arguments)
     }
 
+    /// [`Self::docker_command`] past the agent, which may end meanwhile.
+    pub fn engine_command(&self, arguments: &[&str]) -> Command {
+        docker_cli(&self.engine_host(), arguments)
+    }
+
     /// The docker CLI against the node's Engine, past the agent.
     pub fn engine(&self, arguments: &[&str]) -> Result<Output> {
         command::run(&mut docker_cli(&self.engine_host(), arguments), COMMAND_DEADLINE)

@@ -175,18 +175,8 @@ impl Client {
         length: Duration,
         interval: Duration,
     ) -> Result<Sessions> {
-        let command = self.command(&[
-            "session",
-            address,
-            "--kind",
-            kind.name(),
-            "--count",
-            &count.to_string(),
-            "--seconds",
-            &length.as_secs().to_string(),
-            "--interval-ms",
-            &interval.as_millis().to_string(),
-        ]);
+        let arguments = session_arguments(address, kind, count, length, interval);
+        let command = self.command(&arguments.each_ref().map(String::as_str));
         Sessions::start(command, count).with_context(|| format!("{} sessions with {address}", kind.name()))
     }
 
@@ -223,6 +213,21 @@ impl Client {
 }
 
 impl Node {
+    /// As [`Client::start_sessions`], from inside a container of this node.
+    pub fn start_sessions(
+        &self,
+        container: &str,
+        address: &str,
+        kind: SessionKind,
+        count: usize,
+        length: Duration,
+        interval: Duration,
+    ) -> Result<Sessions> {
+        let mut command = self.engine_command(&["exec", container, "skep-testbox"]);
+        command.args(session_arguments(address, kind, count, length, interval));
+        Sessions::start(command, count).with_context(|| format!("{} sessions with {address}", kind.name()))
+    }
+
     /// As [`Client::start_connects`], from inside a container of this node.
     pub fn start_connects(
         &self,
@@ -236,6 +241,28 @@ impl Node {
         command.args(arguments);
         Connects::start(command)
     }
+}
+
+fn session_arguments(
+    address: &str,
+    kind: SessionKind,
+    count: usize,
+    length: Duration,
+    interval: Duration,
+) -> [String; 10] {
+    [
+        "session",
+        address,
+        "--kind",
+        kind.name(),
+        "--count",
+        &count.to_string(),
+        "--seconds",
+        &length.as_secs().to_string(),
+        "--interval-ms",
+        &interval.as_millis().to_string(),
+    ]
+    .map(String::from)
 }
 
 fn connect_arguments(address: &str, rate: u32, length: Duration) -> [String; 6] {

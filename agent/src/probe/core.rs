@@ -1,6 +1,7 @@
 //! The pure half of peer probes: time is an argument.
 
 pub mod held;
+pub mod hosts;
 pub mod judge;
 pub mod lease;
 pub mod message;

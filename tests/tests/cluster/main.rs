@@ -4,6 +4,7 @@
 mod faults;
 mod limits;
 mod points;
+mod restarts;
 mod users;
 
 use std::process::ExitCode;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         points::BEFORE,
         users::TESTS,
         limits::TESTS,
+        restarts::TESTS,
         faults::TESTS,
         points::AFTER,
     ]

@@ -48,6 +48,12 @@ impl Sink for NodeSink {
         }
     }
 
+    fn silent(&mut self, node: u32) {
+        if let Err(error) = self.liveness.silent(node) {
+            self.fault(format!("node {node} not marked as silent: {error}"));
+        }
+    }
+
     fn lease(&mut self, index: u32, held: &Held, own_until_ns: Option<u64>) {
         let grounds = self.grounds.borrow().clone();
         let Some(place) = grounds.places.get(&index) else {

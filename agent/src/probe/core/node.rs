@@ -239,6 +239,14 @@ impl Node {
         self.leases.stop();
     }
 
+    /// Peers that may be gone.
+    pub fn quiet(&self, now: Duration) -> Vec<u32> {
+        self.judge
+            .peers()
+            .filter(|peer| self.judge.is_quiet(*peer, now))
+            .collect()
+    }
+
     /// The marks, by node index.
     pub fn alive(&self) -> &BTreeMap<u32, bool> {
         &self.marks

@@ -7,6 +7,9 @@ pub trait Sink: Send + 'static {
     /// A peer is marked as gone, or its mark goes.
     fn mark(&mut self, node: u32, alive: bool);
 
+    /// A peer is marked, or was: its agent does not answer, but its host's kernel does, and serves what it has.
+    fn silent(&mut self, node: u32);
+
     /// Who holds the address of a lease. `own_until_ns`: this node's own hold runs until then (CLOCK_MONOTONIC);
     /// None: it is not the holder. Told at every change and every renewal.
     fn lease(&mut self, index: u32, held: &Held, own_until_ns: Option<u64>);

@@ -15,6 +15,7 @@ use tracing::warn;
 use crate::probe::core::held::Held;
 use crate::probe::core::watched::Watched;
 use crate::probe::io::clock;
+use crate::probe::io::knock::Knocker;
 use crate::probe::io::sink::Sink;
 use crate::probe::io::thread::{Prober, Told};
 
@@ -119,7 +120,8 @@ pub fn start(
         withdrawn: withdrawn_sender,
     };
     let key = hmac::Key::new(hmac::HMAC_SHA256, &config.key);
-    let prober = Prober::new(config.self_index, boot, key, now, told, sink);
+    let knocker = Knocker::bind(address.ip()).map_err(|source| ProbeError::Bind { address, source })?;
+    let prober = Prober::new(config.self_index, boot, key, knocker, now, told, sink);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

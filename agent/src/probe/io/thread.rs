@@ -12,11 +12,13 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::probe::core::held::Held;
+use crate::probe::core::hosts::Hosts;
 use crate::probe::core::judge::INTERVAL;
 use crate::probe::core::lease::World;
 use crate::probe::core::message::{MAX_LEN, Message};
 use crate::probe::core::node::{Event, Node};
 use crate::probe::core::watched::Watched;
+use crate::probe::io::knock::Knocker;
 use crate::probe::io::sink::Sink;
 use crate::probe::io::{clock, priority};
 
@@ -37,6 +39,9 @@ pub struct Prober {
     key: hmac::Key,
     node: Node,
     addresses: BTreeMap<u32, SocketAddr>,
+    knocker: Knocker,
+    hosts: Hosts,
+    next_knock: Duration,
     outside: Outside,
     told: Told,
     now: Duration,
@@ -65,6 +70,7 @@ impl Prober {
         self_index: u32,
         boot: u64,
         key: hmac::Key,
+        knocker: Knocker,
         now: Duration,
         told: Told,
         sink: Box<dyn Sink>,
@@ -73,6 +79,9 @@ impl Prober {
             key,
             node: Node::new(self_index, boot, now),
             addresses: BTreeMap::new(),
+            knocker,
+            hosts: Hosts::default(),
+            next_knock: now,
             outside: Outside(sink),
             told,
             now,
@@ -176,10 +185,19 @@ impl Prober {
     fn step(&mut self, socket: &UdpSocket) {
         self.tick();
         self.node.poll(self.now, &mut self.outside);
+        self.knock();
         // What the kernel is to know goes first.
         let events = self.node.take_events();
         for event in &events {
             self.act(event);
+        }
+        for (node, up) in self.hosts.changes(self.node.alive(), self.now) {
+            info!(node, up, "host of a marked peer");
+            if up {
+                self.outside.0.silent(node);
+            } else {
+                self.outside.0.mark(node, false);
+            }
         }
         self.has_news |= !events.is_empty();
         self.send(socket);
@@ -192,7 +210,11 @@ impl Prober {
     fn act(&mut self, event: &Event) {
         match event {
             Event::Mark { node, alive } => {
-                self.outside.0.mark(*node, *alive);
+                if !alive && self.hosts.mark(*node, self.now) {
+                    self.outside.0.silent(*node);
+                } else {
+                    self.outside.0.mark(*node, *alive);
+                }
                 info!(node, alive, "peer mark changed");
             }
             Event::Lease {
@@ -204,6 +226,25 @@ impl Prober {
                 self.outside.0.lease(*index, held, until);
             }
             Event::Withdrawn => {}
+        }
+    }
+
+    /// Finds out whether silent peers are hosts without their agent.
+    fn knock(&mut self) {
+        for refused in self.knocker.refused() {
+            let peer = self.addresses.iter().find(|(_, address)| **address == refused);
+            if let Some((&peer, _)) = peer {
+                self.hosts.refused(peer, self.now);
+            }
+        }
+        if self.now < self.next_knock {
+            return;
+        }
+        self.next_knock = self.now + INTERVAL;
+        for peer in self.node.quiet(self.now) {
+            if let Some(address) = self.addresses.get(&peer) {
+                self.knocker.knock(*address);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use aya::maps::{HashMap, MapData};
-use skep_ebpf_common::{Address, HolderValue};
+use skep_ebpf_common::{Address, HolderValue, MARK_GONE, MARK_SILENT};
 
 use super::{Datapath, DatapathError};
 use crate::core::contents::address;
@@ -54,8 +54,16 @@ impl Liveness {
         if alive {
             Ok(maps::remove(&mut self.marks, "MARKS", &node)?)
         } else {
-            Ok(maps::insert(&mut self.marks, "MARKS", node, 1)?)
+            Ok(maps::insert(&mut self.marks, "MARKS", node, MARK_GONE)?)
         }
+    }
+
+    /// The agent of a node does not answer, but its kernel does: nothing new goes there, and what is there goes on.
+    ///
+    /// # Errors
+    /// When the map cannot be written.
+    pub fn silent(&mut self, node: u32) -> Result<(), DatapathError> {
+        Ok(maps::insert(&mut self.marks, "MARKS", node, MARK_SILENT)?)
     }
 
     /// The nodes that are marked now.

@@ -312,3 +312,26 @@ fn programs_that_the_kernel_refuses_leave_the_old_ones_in_place() {
         }
     }
 }
+
+#[test]
+fn a_node_without_its_agent_keeps_its_flows_and_gets_no_new_ones() {
+    let mut lab = lab(hook_of_kernel());
+    let streams = quiet(&lab);
+    let is_elsewhere = |stream: &TcpStream| stream.peer_addr().is_ok_and(|to| to.port() == ELSEWHERE);
+    let (mut elsewhere, mut others): (Vec<TcpStream>, Vec<TcpStream>) =
+        streams.into_iter().partition(is_elsewhere);
+    let mut liveness = lab.nodes[0].with(|d| d.liveness()).expect("handles");
+    liveness.silent(2).expect("mark");
+    for stream in elsewhere.iter_mut().chain(&mut others) {
+        assert_eq!(exchange(stream).expect("goes on"), "said\n");
+    }
+    let entry = node_address(1);
+    refused_at_once(&lab.client, entry, ELSEWHERE);
+    liveness.mark(2, false).expect("mark");
+    for stream in &mut elsewhere {
+        let error = exchange(stream).expect_err("its task is gone");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    }
+    liveness.mark(2, true).expect("unmark");
+    assert_eq!(quiet(&lab).len(), elsewhere.len() + others.len());
+}

@@ -10,6 +10,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Deaf;
 
 impl Sink for Deaf {
+    fn silent(&mut self, _: u32) {}
+
     fn mark(&mut self, _: u32, _: bool) {}
 
     fn lease(&mut self, _: u32, _: &Held, _: Option<u64>) {}

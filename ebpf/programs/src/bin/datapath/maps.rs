@@ -117,9 +117,16 @@ pub fn is_of_host(address_be: u32) -> bool {
 
 constant!(host_mac, HOST_MAC, [u8; 6]);
 
-/// Do the probes miss this node?
+/// Do the probes miss this node? Nothing new goes there.
 #[inline(always)]
 pub fn is_marked(node: u32) -> bool {
     // SAFETY: only its presence matters.
     unsafe { MARKS.get(node) }.is_some()
+}
+
+/// Is it gone, with all that it had? If its agent alone is away, it goes on with its flows.
+#[inline(always)]
+pub fn is_gone(node: u32) -> bool {
+    // SAFETY: a plain number.
+    unsafe { MARKS.get(node) }.is_some_and(|mark| *mark != MARK_SILENT)
 }

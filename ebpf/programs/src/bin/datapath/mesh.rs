@@ -14,8 +14,8 @@ use skep_ebpf_programs::translate::translate;
 use crate::container::gateway_of;
 use crate::flows;
 use crate::maps::{
-    ENDPOINTS, HOLDERS, NETWORKS, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac, is_marked,
-    is_of_host, mesh_vni, mesh_vni_forwarded, node,
+    ENDPOINTS, HOLDERS, NETWORKS, OWN_ADDRESSES, PUBLISHED, ROWS, TASKS, host_ifindex, host_mac, is_gone,
+    is_marked, is_of_host, mesh_vni, mesh_vni_forwarded, node,
 };
 use crate::send::{
     endpoint_key, is_too_big, out_of, remote_of, route, set_macs, to_local, to_neighbour, to_remote_node,
@@ -101,7 +101,12 @@ impl Ranks for View<'_> {
         let Some(task) = self.task(column) else {
             return false;
         };
-        !is_marked(task.node)
+        // A datagram may be of a flow that is not new.
+        if self.opens && self.work.headers.protocol == TCP {
+            !is_marked(task.node)
+        } else {
+            !is_gone(task.node)
+        }
     }
 
     #[inline(always)]

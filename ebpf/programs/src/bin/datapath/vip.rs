@@ -7,7 +7,7 @@ use skep_ebpf_programs::parse::{FORM_ERROR, FORM_WHOLE, ICMP, ICMP_ECHO_REQUEST,
 use skep_ebpf_programs::translate::translate;
 
 use crate::container::{gateway_of, to_remote};
-use crate::maps::{BACKENDS, ENDPOINTS, is_marked};
+use crate::maps::{BACKENDS, ENDPOINTS, is_gone, is_marked};
 use crate::send::{endpoint_key, is_too_big, to_local};
 use crate::skb::Skb;
 use crate::verdict::{Code, TOO_BIG, drop, refuse};
@@ -152,10 +152,18 @@ fn endpoint(work: &Work, address_be: u32) -> Option<&'static EndpointValue> {
     unsafe { ENDPOINTS.get(endpoint_key(work.network, address_be)) }
 }
 
-/// Does the task still take new flows?
+/// Does the task still take new flows? A datagram may be of a flow that is not new, and a node without its agent keeps those.
 #[inline(always)]
 fn is_serving(work: &Work, task_be: u32) -> bool {
-    endpoint(work, task_be).is_some_and(|e| e.flags & ENDPOINT_SERVING != 0 && !is_marked(e.node))
+    let Some(endpoint) = endpoint(work, task_be) else {
+        return false;
+    };
+    let away = if work.headers.protocol == TCP {
+        is_marked(endpoint.node)
+    } else {
+        is_gone(endpoint.node)
+    };
+    endpoint.flags & ENDPOINT_SERVING != 0 && !away
 }
 
 /// One of the backends, by hash, passing over dead nodes; 0 if there is none.
@@ -206,7 +214,7 @@ fn deliver_translated(skb: &mut Skb, work: &mut Work) -> Code {
         return refuse(DropReason::NoSuchEndpoint);
     };
     let (ifindex, node) = (endpoint.ifindex, endpoint.node);
-    if ifindex == 0 && is_marked(node) {
+    if ifindex == 0 && is_gone(node) {
         end(work);
         return refuse(DropReason::DeadNode);
     }

@@ -35,6 +35,11 @@ impl Recorder {
 }
 
 impl Sink for Recorder {
+    /// All of them are on one host, which answers for those that ended.
+    fn silent(&mut self, node: u32) {
+        self.mark(node, false);
+    }
+
     fn mark(&mut self, node: u32, alive: bool) {
         self.tell(Seen::Mark { node, alive });
     }
