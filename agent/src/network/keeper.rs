@@ -182,6 +182,7 @@ impl Keeper {
     }
 
     async fn apply(&mut self, desired: &Desired, problems: &mut Vec<String>) -> Result<(), NetworkError> {
+        self.tell_ended(desired);
         self.sources.link_changes.mark_unchanged();
         let snapshot = self.driver.prune().await?;
         let alive = self.sources.alive.borrow_and_update().clone();
@@ -248,6 +249,17 @@ impl Keeper {
             "published ports do not work on interface {name}: {reason}"
         ));
         Ok(())
+    }
+
+    /// Peers hear of ended tasks first of all: they lead packets to them until then.
+    fn tell_ended(&self, desired: &Desired) {
+        self.sinks.watched.send_if_modified(|watched| {
+            let is_new = watched.withdrawn != *desired.ended;
+            if is_new {
+                Arc::make_mut(watched).withdrawn = desired.ended.as_ref().clone();
+            }
+            is_new
+        });
     }
 
     /// What the peers say of their tasks, and this node of its own.
