@@ -16,7 +16,8 @@ use super::measure::{Seen, Watch};
 
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 100);
 const PATIENCE: Duration = Duration::from_secs(90);
-const REPLICAS: usize = 3;
+/// Even on two nodes: what is added to that and taken away again is the newest task.
+const REPLICAS: usize = 4;
 /// The port of a service with a task on every node. The one without a task on node N has the N-th port after it.
 const EVERYWHERE: u16 = 8080;
 const WATCHED: Duration = Duration::from_secs(6);
@@ -223,7 +224,29 @@ impl Swarm {
             self.skep(other, &["ingress", "move", &ADDRESS.to_string(), victim.name()])?;
         }
         self.held_by(victim.name())?;
+        if variant == Variant::Scaled {
+            self.spread_anew(other, &service(victim))?;
+        }
         Ok(victim)
+    }
+
+    /// Earlier kills may have left all tasks on one node; then scaling down would take one of the old ones.
+    fn spread_anew(&self, node: &Node, name: &str) -> Result<()> {
+        for replicas in [0, REPLICAS] {
+            self.scale(node, name, replicas)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until so many containers run, no more and no fewer.
+    fn scale(&self, node: &Node, name: &str, replicas: usize) -> Result<()> {
+        node.docker_ok(&["service", "scale", "--detach", &format!("{name}={replicas}")])?;
+        swarm::wait_for_replicas(node, name, &format!("{replicas}/{replicas}"), PATIENCE)?;
+        until("as many containers", PATIENCE, || {
+            let running = swarm::containers(&self.cluster, name)?;
+            Ok((running.len() == replicas).then_some(()))
+        })?;
+        Ok(())
     }
 
     /// Kills the holder under load.
@@ -242,7 +265,9 @@ impl Swarm {
         let watch = Watch::start(&self.cluster.client, ADDRESS, port, length)?;
         std::thread::sleep(BEFORE_KILL);
         if scaled {
-            self.scale_up_and_down(other, &name)?;
+            for replicas in [REPLICAS + 1, REPLICAS] {
+                self.scale(other, &name, replicas)?;
+            }
         }
         let survivors: Vec<TaskContainer> = swarm::containers(&self.cluster, &name)?
             .into_iter()
@@ -281,18 +306,6 @@ impl Swarm {
         nodes
             .find(|node| node.number() != victim.number())
             .context("no other node")
-    }
-
-    fn scale_up_and_down(&self, node: &Node, name: &str) -> Result<()> {
-        for replicas in [REPLICAS + 1, REPLICAS] {
-            node.docker_ok(&["service", "scale", "--detach", &format!("{name}={replicas}")])?;
-            swarm::wait_for_replicas(node, name, &format!("{replicas}/{replicas}"), PATIENCE)?;
-        }
-        until("the surplus task's end", PATIENCE, || {
-            let running = swarm::containers(&self.cluster, name)?;
-            Ok((running.len() == REPLICAS).then_some(()))
-        })?;
-        Ok(())
     }
 
     /// The number by which the nodes' logs know `node`.
