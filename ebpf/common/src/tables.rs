@@ -2,12 +2,12 @@
 
 use crate::Address;
 
-/// Written into the programs' read-only data when they are loaded.
 /// Value of `MARKS`: the node is gone, and its flows with it.
 pub const MARK_GONE: u32 = 1;
 /// Value of `MARKS`: its agent is away, its kernel is not. Nothing new goes there; what it has goes on.
 pub const MARK_SILENT: u32 = 2;
 
+/// Written into the programs' read-only data when they are loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
