@@ -384,7 +384,9 @@ impl Node {
     /// As [`Self::skep`]; whatever the exit code, it is a result.
     pub fn skep_output(&self, arguments: &[&str]) -> Result<Output> {
         let binary = self.settings.agent.as_ref().context("no agent here")?;
-        self.exec(&[&[binary.display().to_string().as_str()], arguments].concat())
+        let mut command = self.space()?.command(binary);
+        command.args(arguments).env_remove("DOCKER_HOST");
+        command::run(&mut command, COMMAND_DEADLINE)
     }
 
     /// A program on the node itself.
@@ -404,6 +406,11 @@ impl Node {
         let mut command = self.space()?.command(&self.settings.testbox);
         command.args(arguments);
         Load::spawn(command)
+    }
+
+    /// Starts skep-testbox in a container of the node in the background. It ends by itself.
+    pub fn start_inside(&self, container: &str, arguments: &[&str]) -> Result<Load> {
+        Load::spawn(self.docker_command(&[&["exec", container, "skep-testbox"], arguments].concat()))
     }
 
     /// The node's namespaces.

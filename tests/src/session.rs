@@ -85,9 +85,14 @@ impl Sessions {
         self.0.output()?.lines().map(parse).collect()
     }
 
-    /// Ends them now, with a last sign of life each.
+    /// Tells them to end now, with a last sign of life each.
+    pub fn end(&self) -> Result<()> {
+        self.0.tell_to_end()
+    }
+
+    /// [`Self::end`] and [`Self::finish`].
     pub fn stop(self) -> Result<Vec<Session>> {
-        self.0.tell_to_end()?;
+        self.end()?;
         self.finish()
     }
 }

@@ -15,6 +15,15 @@ pub type Test<F> = (&'static str, fn(&F) -> Result<()>);
 /// Makes the fixture once, runs every test that the command line does not filter out, and prints a
 /// summary. A failed test does not stop the others.
 pub fn run<F>(make: impl FnOnce() -> Result<F>, tests: &[Test<F>]) -> ExitCode {
+    run_mended(make, |_| Ok(()), tests)
+}
+
+/// As [`run`], with `mend` after a test that failed, so that the next one finds the fixture as it should be.
+pub fn run_mended<F>(
+    make: impl FnOnce() -> Result<F>,
+    mend: impl Fn(&F) -> Result<()>,
+    tests: &[Test<F>],
+) -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.iter().any(|word| word == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -28,9 +37,17 @@ pub fn run<F>(make: impl FnOnce() -> Result<F>, tests: &[Test<F>]) -> ExitCode {
     let mut failures = Vec::new();
     if !chosen.is_empty() {
         match guarded(make) {
-            Ok(fixture) => chosen
-                .iter()
-                .for_each(|test| failures.extend(run_one(test, &fixture))),
+            Ok(fixture) => {
+                for test in &chosen {
+                    let failure = run_one(test, &fixture);
+                    if failure.is_some()
+                        && let Err(error) = guarded(|| mend(&fixture))
+                    {
+                        println!("    and what it left could not be mended: {error:#}");
+                    }
+                    failures.extend(failure);
+                }
+            }
             Err(error) => {
                 println!("the fixture could not be made: {error:#}");
                 failures.extend(chosen.iter().map(|(name, _)| *name));

@@ -28,7 +28,10 @@ pub fn resolve(arguments: &Arguments<'_>) -> Result<(), String> {
     let begin = Instant::now();
     let mut last = None;
     while begin.elapsed() < Duration::from_secs(seconds) {
-        let mut now = lookup(name, server, timeout).unwrap_or_default();
+        // A question that was not answered says nothing; "no such name" is not asked for here.
+        let Ok(mut now) = lookup(name, server, timeout) else {
+            continue;
+        };
         now.sort();
         if last.as_ref() != Some(&now) {
             print(name, &now);
