@@ -18,9 +18,17 @@ pub enum Layer {
     Node,
     /// Three nodes with dockerd, driven by the docker CLI.
     Cluster,
+    /// Five such nodes and two, with ingress addresses; nodes are killed.
+    Ingress,
 }
 
-const ALL: [Layer; 4] = [Layer::Unit, Layer::Ebpf, Layer::Node, Layer::Cluster];
+const ALL: [Layer; 5] = [
+    Layer::Unit,
+    Layer::Ebpf,
+    Layer::Node,
+    Layer::Cluster,
+    Layer::Ingress,
+];
 
 /// Runs `layers`, or all of them; prints what each took and fails if one did.
 pub fn run(layers: &[Layer], release: bool) -> Result<()> {
@@ -66,13 +74,14 @@ fn test(layer: Layer, release: bool) -> Result<()> {
         Layer::Unit => cargo_test(&["--lib", "--bins", "--test", "loopback"]),
         Layer::Ebpf => cargo_test(&["--test", "ebpf"]),
         Layer::Node => cargo_test(&["--test", "network"]),
-        Layer::Cluster => cluster(release),
+        Layer::Cluster => cluster(release, &["--test", "harness", "--test", "cluster"]),
+        Layer::Ingress => cluster(release, &["--test", "ingress"]),
     }
 }
 
-fn cluster(release: bool) -> Result<()> {
+fn cluster(release: bool, tests: &[&str]) -> Result<()> {
     let binary = build_agent(release)?;
-    let mut command = test_command(&["--test", "harness", "--test", "cluster"]);
+    let mut command = test_command(tests);
     step::loud("cluster tests", command.env("SKEP_BINARY", binary))
 }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use skep_tests::router::{ANYCAST_ADDRESS, FAR_CLIENT, Router};
 use skep_tests::suite::Test;
-use skep_tests::{Node, SessionKind};
+use skep_tests::{Node, SessionKind, until};
 
+use super::PATIENCE;
 use super::load::{Crowd, judge};
 use super::stage::Stage;
 
@@ -28,9 +29,14 @@ fn a_node_behind_a_router_dies_and_no_connection_with_it(stage: &Stage) -> Resul
     let three: Vec<&Node> = [3, 4, 5].map(|number| stage.node(number)).to_vec();
     router.spread(&three)?;
     let address = ANYCAST_ADDRESS.to_string();
-    stage.answers(&address, 8091)?;
-    let seen = stage.cluster.client.get(&format!("http://{address}:8091/"), 1)?[0].seen()?;
-    ensure!(seen.client == FAR_CLIENT.to_string(), "{seen:?}");
+    // A node learns of the address when it next looks; until then its own stack answers.
+    until("answers that see the client", PATIENCE, || {
+        for reply in stage.cluster.client.get(&format!("http://{address}:8091/"), 20)? {
+            let seen = reply.seen()?;
+            ensure!(seen.client == FAR_CLIENT.to_string(), "{seen:?}");
+        }
+        Ok(Some(()))
+    })?;
     let kinds = [
         (SessionKind::Idle, 100, 0),
         (SessionKind::Echo, 50, 5),

@@ -68,7 +68,8 @@ fn unnoticed<'a>(
 fn a_move_loses_nothing(stage: &Stage) -> Result<()> {
     let from = stage.holder(stage.node(1), ADDRESS)?;
     let to = stage.other_than(&[from.number()])?;
-    let change = || from.skep(&["ingress", "move", ADDRESS, to.name()]).map(drop);
+    let manager = stage.leader()?;
+    let change = || manager.skep(&["ingress", "move", ADDRESS, to.name()]).map(drop);
     let new = unnoticed(stage, from, PORT, change)?;
     ensure!(new.number() == to.number(), "{} holds it", new.name());
     let now = entry(to, ADDRESS)?;
@@ -77,12 +78,16 @@ fn a_move_loses_nothing(stage: &Stage) -> Result<()> {
     Ok(())
 }
 
+/// Its own tasks go on serving meanwhile, whichever node a client comes in through.
 fn an_agent_that_is_stopped_hands_over(stage: &Stage) -> Result<()> {
     let from = stage.node(4);
+    stage.create("staying", 5, 8083, &["--replicas-max-per-node", "1"])?;
     stage.moved(ADDRESS, from)?;
-    unnoticed(stage, from, PORT, || from.stop_agent(Signal::SIGTERM))?;
+    stage.answers(ADDRESS, 8083)?;
+    unnoticed(stage, from, 8083, || from.stop_agent(Signal::SIGTERM))?;
     from.start_agent()?;
-    stage.healthy()
+    stage.healthy()?;
+    stage.remove(&["staying"])
 }
 
 /// Its tasks move as well, so what is asked is a service that runs elsewhere.

@@ -151,7 +151,8 @@ impl Stage {
             let manager = self.leader()?;
             let now = swarm::replicas(manager, name)?;
             let tasks = swarm::containers(&self.cluster, name)?;
-            if now == wanted && tasks.len() == replicas {
+            // A limit for each node stands behind it.
+            if now.split(' ').next() == Some(&wanted) && tasks.len() == replicas {
                 return Ok(Some(tasks));
             }
             bail!("{now}, {} containers", tasks.len())
