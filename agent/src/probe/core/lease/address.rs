@@ -132,11 +132,7 @@ impl Address {
         if from != self.me {
             match &claim.tenure {
                 Some(tenure) => self.on_holder(from, tenure, now),
-                // A better candidate is at it.
-                None if is_better(&self.lease, from, self.me) => {
-                    self.owner.free_at = self.owner.free_at.max(now + RANK_WAIT);
-                }
-                None => {}
+                None => self.let_go_first(from, now),
             }
         }
         let is_observer = self.lease.observers.contains(&self.me);
@@ -176,7 +172,8 @@ impl Address {
                 let Some(to) = to.filter(|_| !holds && self.owner.invited.is_none()) else {
                     return;
                 };
-                if answer.holder == Some(to) || is_better(&self.lease, to, self.me) {
+                let is_better = is_better(&self.lease, to, self.me);
+                if answer.holder == Some(to) || (is_better && self.owner.defers(now)) {
                     self.stand_back(now + left);
                     // It tries again as soon as it hears that others are free.
                     self.tell_release(to, self.owner.number);
@@ -210,6 +207,15 @@ impl Address {
             // Told at once.
             self.owner.next = now;
             self.releasing = None;
+            self.owner.end_candidacy();
+        }
+    }
+
+    /// A better candidate is at it.
+    fn let_go_first(&mut self, from: u32, now: Duration) {
+        let stands = self.owner.until().is_none() && self.owner.invited.is_none();
+        if stands && is_better(&self.lease, from, self.me) && self.owner.defers(now) {
+            self.stand_back(self.owner.free_at.max(now + RANK_WAIT));
         }
     }
 
@@ -218,6 +224,7 @@ impl Address {
         self.owner.free_at = until;
         self.owner.invited = None;
         if self.owner.withdraw() {
+            self.observer.release(self.me, self.owner.number);
             for observer in self.lease.observers.clone() {
                 self.tell_release(observer, self.owner.number);
             }
@@ -253,6 +260,7 @@ impl Address {
         if self.known.learn(from, tenure, now) {
             self.changed |= self.known.held() != before;
             self.owner.wait_until(now + LEASE);
+            self.owner.end_candidacy();
             self.stand_back(self.owner.free_at);
         }
     }

@@ -21,6 +21,9 @@ const HAND_OVER: Duration = Duration::from_millis(200);
 const ENOUGH: Duration = Duration::from_millis(250);
 /// An owner that did not take the address, or let go of it, is not asked again for so long.
 const AVOID: Duration = Duration::from_secs(5);
+/// For so long of each turn a candidate lets better ones go first. In the rest it does not: they may reach too few.
+const DEFERENCE: Duration = Duration::from_millis(200);
+const TURN: Duration = Duration::from_millis(800);
 /// As many claims as can be answered within a lease.
 const REMEMBERED: usize = 20;
 
@@ -48,6 +51,8 @@ pub struct Owner {
     pub alone: bool,
     /// The highest term that an observer told of.
     pub seen_term: u64,
+    /// Since when better candidates are let go first.
+    defers_since: Option<Duration>,
 }
 
 /// This node hands the address over, and claims it no more.
@@ -136,6 +141,17 @@ impl Owner {
 
     pub fn denied(&mut self, observer: u32) {
         self.granted.remove(&observer);
+    }
+
+    /// Whether a better candidate goes first now.
+    pub fn defers(&mut self, now: Duration) -> bool {
+        let since = *self.defers_since.get_or_insert(now);
+        now.saturating_sub(since).as_millis() % TURN.as_millis() < DEFERENCE.as_millis()
+    }
+
+    /// There is a holder: the next candidacy is another one.
+    pub fn end_candidacy(&mut self) {
+        self.defers_since = None;
     }
 
     /// Gives back what a candidate was granted, or may be by answers under way. True when it has claimed at all.
