@@ -118,7 +118,7 @@ impl Address {
                 Part::Transfer { number, to, .. } => {
                     self.observer.transfer(self.me, number, to, around.now);
                 }
-                Part::Release { number, .. } => self.observer.release(self.me, number),
+                Part::Release { number, .. } => self.observer.release(self.me, number, around.now),
                 _ => {}
             }
         }
@@ -174,7 +174,7 @@ impl Address {
                 };
                 let is_better = is_better(&self.lease, to, self.me);
                 if answer.holder == Some(to) || (is_better && self.owner.defers(now)) {
-                    self.stand_back(now + left);
+                    self.stand_back(now + left, now);
                     // It tries again as soon as it hears that others are free.
                     self.tell_release(to, self.owner.number);
                 }
@@ -215,16 +215,16 @@ impl Address {
     fn let_go_first(&mut self, from: u32, now: Duration) {
         let stands = self.owner.until().is_none() && self.owner.invited.is_none();
         if stands && is_better(&self.lease, from, self.me) && self.owner.defers(now) {
-            self.stand_back(self.owner.free_at.max(now + RANK_WAIT));
+            self.stand_back(self.owner.free_at.max(now + RANK_WAIT), now);
         }
     }
 
     /// A candidate lets others go first.
-    fn stand_back(&mut self, until: Duration) {
+    fn stand_back(&mut self, until: Duration, now: Duration) {
         self.owner.free_at = until;
         self.owner.invited = None;
         if self.owner.withdraw() {
-            self.observer.release(self.me, self.owner.number);
+            self.observer.release(self.me, self.owner.number, now);
             for observer in self.lease.observers.clone() {
                 self.tell_release(observer, self.owner.number);
             }
@@ -261,7 +261,7 @@ impl Address {
             self.changed |= self.known.held() != before;
             self.owner.wait_until(now + LEASE);
             self.owner.end_candidacy();
-            self.stand_back(self.owner.free_at);
+            self.stand_back(self.owner.free_at, now);
         }
     }
 
@@ -293,7 +293,7 @@ impl Address {
     }
 
     fn on_release(&mut self, from: u32, number: u64, around: &mut Around<'_>) {
-        self.observer.release(from, number);
+        self.observer.release(from, number, around.now);
         if self.owner.until().is_none() {
             self.owner.next = around.now;
         }
@@ -320,7 +320,7 @@ impl Address {
         for to in self.audience() {
             self.tell_release(to, number);
         }
-        self.observer.release(self.me, number);
+        self.observer.release(self.me, number, now);
         self.releasing = Some((number, 2, now + RELEASE_AGAIN));
     }
 
