@@ -11,6 +11,10 @@ use nix::unistd::Pid;
 
 use crate::client::Load;
 use crate::node::Node;
+use crate::wait;
+
+/// For a starved machine; a process stops when it next runs.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 impl Node {
     /// Stops all of the node's processes, those of its containers included, for `length`. The kernel goes
@@ -63,12 +67,31 @@ impl Node {
 }
 
 fn parent(pid: i32) -> Option<i32> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    text.rsplit(')').next()?.split_whitespace().nth(1)?.parse().ok()
+    stat(pid)?.1.parse().ok()
 }
 
-/// An `nsenter` whose child stops would stop itself, and nobody would wake it. So those that wait for one of
-/// the processes are stopped first and woken last.
+/// State and parent, as `/proc/PID/stat` has them (proc_pid_stat(5)).
+fn stat(pid: i32) -> Option<(String, String)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit(')').next()?.split_whitespace();
+    Some((fields.next()?.to_string(), fields.next()?.to_string()))
+}
+
+/// Sends SIGSTOP and waits until the process stands still, or is gone.
+fn stop(pid: i32) -> Result<()> {
+    signal(pid, Signal::SIGSTOP)?;
+    wait::until(&format!("stop of process {pid}"), STOP_DEADLINE, || {
+        Ok(stat(pid)
+            .is_none_or(|(state, _)| ["T", "Z", "X"].contains(&state.as_str()))
+            .then_some(()))
+    })?;
+    Ok(())
+}
+
+/// An `nsenter` whose child stops would stop itself, and nobody would wake it: the child, once killed, would stay a zombie
+/// and keep the namespaces of a dead node alive. So those that wait for one of the processes are stopped first and woken
+/// last. They must stand still before the first child does: a waiting process that a signal wakes looks at its children
+/// once more (do_wait, kernel/exit.c).
 fn pause(processes: &BTreeSet<i32>, length: Duration) -> Result<()> {
     let waits =
         |pid: &i32| fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "nsenter\n");
@@ -79,8 +102,8 @@ fn pause(processes: &BTreeSet<i32>, length: Duration) -> Result<()> {
         .collect();
     let stopped = waiting
         .iter()
-        .chain(processes)
-        .try_for_each(|pid| signal(*pid, Signal::SIGSTOP));
+        .try_for_each(|pid| stop(*pid))
+        .and_then(|()| processes.iter().try_for_each(|pid| signal(*pid, Signal::SIGSTOP)));
     if stopped.is_ok() {
         std::thread::sleep(length);
     }
@@ -96,5 +119,34 @@ fn signal(pid: i32, signal: Signal) -> Result<()> {
     match kill(Pid::from_raw(pid), signal) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("{signal} to {pid}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+    use crate::runs::Process;
+
+    #[test]
+    fn who_waits_for_a_paused_process_sees_its_end() -> Result<()> {
+        for _ in 0..20 {
+            let mut nsenter = Command::new("nsenter")
+                .args(["--pid=/proc/self/ns/pid", "--", "sleep", "60"])
+                .spawn()?;
+            let (child, _) = wait::until("the child", STOP_DEADLINE, || {
+                Process::child_of(nsenter.id()).map(Some)
+            })?;
+            pause(&BTreeSet::from([child.pid]), Duration::from_millis(1))?;
+            signal(child.pid, Signal::SIGKILL)?;
+            let ended = wait::until("the end of nsenter", STOP_DEADLINE, || Ok(nsenter.try_wait()?));
+            if ended.is_err() {
+                nsenter.kill()?;
+            }
+            assert_eq!(ended?.0.signal(), Some(Signal::SIGKILL as i32));
+        }
+        Ok(())
     }
 }
