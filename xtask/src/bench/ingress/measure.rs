@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use skep_tests::session::{Answers, Connects, Sessions};
 use skep_tests::{Answered, Client, Connected, Session, SessionKind};
 
@@ -58,7 +58,7 @@ impl Watch {
             sessions.extend(running.finish()?);
         }
         Ok(Seen {
-            load: load_average(),
+            load: load_average()?,
             answered: self.answers.finish()?,
             connected: self.connects.finish()?,
             sessions,
@@ -77,9 +77,11 @@ impl Seen {
     }
 }
 
-/// The machine's load average over a minute; 0 where /proc does not say.
-pub fn load_average() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let first = text.split_whitespace().next();
-    first.and_then(|word| word.parse().ok()).unwrap_or(0.0)
+/// The machine's load average over a minute.
+pub fn load_average() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg").context("read /proc/loadavg")?;
+    let first = text.split_whitespace().next().unwrap_or_default();
+    first
+        .parse()
+        .with_context(|| format!("/proc/loadavg says {text:?}"))
 }

@@ -67,7 +67,7 @@ fn without_kill(swarm: &Swarm, seconds: u64) -> Result<Value> {
     let begin_ms = unix_ms();
     let stress = Stress::start(seconds)?;
     std::thread::sleep(Duration::from_secs(seconds));
-    let load = load_average();
+    let load = load_average()?;
     drop(stress);
     let wrong = marks::wrong(&swarm.cluster, None, begin_ms)?;
     let after = swarm.holder(node)?;
