@@ -18,15 +18,18 @@ pub enum Layer {
     Node,
     /// Three nodes with dockerd, driven by the docker CLI.
     Cluster,
+    /// Three such nodes: everything that Swarm mode does.
+    Swarm,
     /// Five such nodes and two, with ingress addresses; nodes are killed.
     Ingress,
 }
 
-const ALL: [Layer; 5] = [
+const ALL: [Layer; 6] = [
     Layer::Unit,
     Layer::Ebpf,
     Layer::Node,
     Layer::Cluster,
+    Layer::Swarm,
     Layer::Ingress,
 ];
 
@@ -75,6 +78,7 @@ fn test(layer: Layer, release: bool) -> Result<()> {
         Layer::Ebpf => cargo_test(&["--test", "ebpf"]),
         Layer::Node => cargo_test(&["--test", "network"]),
         Layer::Cluster => cluster(release, &["--test", "harness", "--test", "cluster"]),
+        Layer::Swarm => cluster(release, &["--test", "swarm"]),
         Layer::Ingress => cluster(release, &["--test", "ingress"]),
     }
 }
