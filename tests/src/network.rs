@@ -139,6 +139,23 @@ pub fn set_parted(switch: &Space, member: &str, parted: bool) -> Result<()> {
     )
 }
 
+/// The switch drops what the member sends with another source address than its own, as clouds do, or no longer.
+pub fn set_strict(switch: &Space, member: &str, address: Ipv4Addr, strict: bool) -> Result<()> {
+    let table = format!("strict_{member}");
+    let rules = if strict {
+        format!(
+            "table bridge {table} {{ chain forward {{ type filter hook forward priority 0; iifname \"{member}\" ip saddr != {address} drop; }}; }}"
+        )
+    } else {
+        format!("delete table bridge {table}")
+    };
+    let output = switch.command("nft").arg(&rules).output().context("start nft")?;
+    if !output.status.success() {
+        bail!("nft {rules}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
 /// Takes the member's cable away for good, as its death does. A dead member's network namespace may have taken
 /// its end of the cable along already.
 pub fn unplug(switch: &Space, member: &str) -> Result<()> {

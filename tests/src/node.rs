@@ -351,6 +351,11 @@ impl Node {
         network::set_parted(&self.switch, &self.name, parted)
     }
 
+    /// The switch drops what the node sends with a source address that is not its own.
+    pub fn filter_sources(&self, filtered: bool) -> Result<()> {
+        network::set_strict(&self.switch, &self.name, self.address, filtered)
+    }
+
     /// The stock docker CLI against this node's agent; whatever the exit code, it is a result.
     pub fn docker(&self, arguments: &[&str]) -> Result<Output> {
         command::run(&mut self.docker_command(arguments), COMMAND_DEADLINE)

@@ -11,7 +11,7 @@ use skep_tests::{Session, SessionKind};
 use super::stage::Stage;
 
 /// Longer than any test keeps them: it ends them itself.
-const LENGTH: Duration = Duration::from_secs(120);
+const LENGTH: Duration = Duration::from_secs(3600);
 
 /// A living session never waits longer. Far from what is expected, which is about a second.
 const NEVER_MS: u64 = 10_000;

@@ -25,6 +25,10 @@ pub const TESTS: &[Test<Stage>] = &[
         a_direct_reply_does_not_pass_the_entry_node,
     ),
     (
+        "direct_replies_are_refused_where_the_network_drops_them",
+        direct_replies_are_refused_where_the_network_drops_them,
+    ),
+    (
         "a_port_of_the_host_sees_the_clients_address",
         a_port_of_the_host_sees_the_clients_address,
     ),
@@ -202,6 +206,46 @@ fn a_direct_reply_does_not_pass_the_entry_node(stage: &Stage) -> Result<()> {
     println!("    dsr: the client got {got} bytes, the entry node sent {sent}");
     ensure!(sent < got / 2);
     stage.remove(&["through", "direct"])
+}
+
+fn direct_replies_are_refused_where_the_network_drops_them(stage: &Stage) -> Result<()> {
+    let manager = stage.leader()?;
+    let create = [
+        "service",
+        "create",
+        "--quiet",
+        "--detach",
+        "--name",
+        "direct",
+        "--replicas",
+        "0",
+        "--publish",
+        "8089:80",
+        "--label",
+        "skep.ingress.mode=dsr",
+        "skep-test",
+    ];
+    stage.node(4).filter_sources(true)?;
+    let refused = until("a refusal of dsr", PATIENCE, || {
+        let output = manager.docker(&create)?;
+        if output.success() {
+            manager.docker_ok(&["service", "rm", "direct"])?;
+            return Ok(None);
+        }
+        output.refused().map(Some)
+    });
+    stage.node(4).filter_sources(false)?;
+    let (error, took) = refused?;
+    println!("    after {took:.1?}: {error}");
+    for words in ["dsr does not work in this swarm", "from node4 do not arrive"] {
+        ensure!(error.contains(words), "{error}");
+    }
+    // The filter is gone, so it is allowed again, without a restart of anything.
+    let (_, took) = until("dsr to be allowed again", PATIENCE, || {
+        manager.docker_ok(&create).map(Some)
+    })?;
+    println!("    allowed {took:.1?} after the filter went");
+    stage.remove(&["direct"])
 }
 
 fn a_port_of_the_host_sees_the_clients_address(stage: &Stage) -> Result<()> {
