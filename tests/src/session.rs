@@ -149,10 +149,27 @@ fn connected(text: &str) -> Result<Connected> {
 pub struct Answered {
     pub longest_gap_ms: u64,
     pub gap_began_unix_ms: u128,
+    /// All of 20 ms and more.
+    pub gaps: Vec<Gap>,
     pub asked: u32,
     pub answered: u32,
     /// Questions that somebody refused by ICMP.
     pub refused: u32,
+}
+
+/// A time without an answer: when it began (Unix time) and how long it was, in ms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Gap(pub u128, pub u64);
+
+impl Answered {
+    /// The longest gap that lies over any moment from `from_ms` to `to_ms` (Unix time), and the longest that does not; 0 if
+    /// there is none.
+    pub fn longest_over(&self, from_ms: u128, to_ms: u128) -> (u64, u64) {
+        let is_over = |gap: &&Gap| gap.0 <= to_ms && gap.0 + u128::from(gap.1) >= from_ms;
+        let (over, others): (Vec<&Gap>, Vec<&Gap>) = self.gaps.iter().partition(is_over);
+        let longest = |gaps: Vec<&Gap>| gaps.iter().map(|gap| gap.1).max().unwrap_or(0);
+        (longest(over), longest(others))
+    }
 }
 
 /// Questions under way; they end when this is dropped.
@@ -299,6 +316,15 @@ mod tests {
         );
         assert!(connected(&text.replace("\"failed\":1", "\"failed\":2")).is_err());
         assert!(connected("").is_err());
+    }
+
+    #[test]
+    fn gaps_are_told_apart_by_when_they_were() {
+        let line = r#"{"longest_gap_ms":900,"gap_began_unix_ms":3000,"gaps":[[100,50],[990,380],[3000,900]],"asked":9,"answered":9,"refused":0}"#;
+        let answered: Answered = parse(line).unwrap();
+        assert_eq!(answered.gaps[1], Gap(990, 380));
+        assert_eq!(answered.longest_over(1000, 1400), (380, 900));
+        assert_eq!(answered.longest_over(2000, 2500), (0, 900));
     }
 
     #[test]

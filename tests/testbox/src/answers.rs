@@ -18,7 +18,30 @@ const FLOWS: usize = 16;
 /// How long an answer may come after the last question.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// Asks a test server by UDP each interval; prints the longest time between two answers.
+/// What is shorter is the machine's breath.
+const LEAST_GAP: Duration = Duration::from_millis(20);
+
+/// Times between two answers.
+#[derive(Default)]
+struct Gaps {
+    longest: Duration,
+    longest_began: u128,
+    /// All from [`LEAST_GAP`] on, as JSON: when it began (Unix time) and how long it was, in ms.
+    listed: Vec<String>,
+}
+
+impl Gaps {
+    fn note(&mut self, gap: Duration, began: u128) {
+        if gap > self.longest {
+            (self.longest, self.longest_began) = (gap, began);
+        }
+        if gap >= LEAST_GAP {
+            self.listed.push(format!("[{began},{}]", gap.as_millis()));
+        }
+    }
+}
+
+/// Asks a test server by UDP each interval; prints the times between two answers.
 pub fn answers(arguments: &Arguments<'_>) -> Result<(), String> {
     let address: IpAddr = arguments
         .first()?
@@ -36,7 +59,7 @@ pub fn answers(arguments: &Arguments<'_>) -> Result<(), String> {
     }
     let (mut asked, mut answered, mut refused) = (0u32, 0u32, 0u32);
     let begin = Instant::now();
-    let (mut last, mut gap, mut gap_began) = (begin, Duration::ZERO, unix_ms());
+    let (mut last, mut gaps) = (begin, Gaps::default());
     loop {
         let now = begin.elapsed();
         if now >= length + DRAIN || (now >= length && answered >= asked) {
@@ -70,20 +93,18 @@ pub fn answers(arguments: &Arguments<'_>) -> Result<(), String> {
                 }
                 let silence = last.elapsed();
                 last = Instant::now();
-                if silence > gap {
-                    (gap, gap_began) = (silence, unix_ms().saturating_sub(silence.as_millis()));
-                }
+                gaps.note(silence, unix_ms().saturating_sub(silence.as_millis()));
             }
         }
     }
     // An address that answered no more would else show no gap at all. What was not asked is no silence.
     let silence = length.saturating_sub(last.duration_since(begin));
-    if silence > gap {
-        (gap, gap_began) = (silence, unix_ms().saturating_sub(last.elapsed().as_millis()));
-    }
+    gaps.note(silence, unix_ms().saturating_sub(last.elapsed().as_millis()));
     println!(
-        "{{\"longest_gap_ms\":{},\"gap_began_unix_ms\":{gap_began},\"asked\":{asked},\"answered\":{answered},\"refused\":{refused}}}",
-        gap.as_millis()
+        "{{\"longest_gap_ms\":{},\"gap_began_unix_ms\":{},\"gaps\":[{}],\"asked\":{asked},\"answered\":{answered},\"refused\":{refused}}}",
+        gaps.longest.as_millis(),
+        gaps.longest_began,
+        gaps.listed.join(",")
     );
     Ok(())
 }

@@ -20,9 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const REPLICAS: usize = 4;
 /// The port of a service with a task on every node. The one without a task on node N has the N-th port after it.
 const EVERYWHERE: u16 = 8080;
-const WATCHED: Duration = Duration::from_secs(6);
+const WATCHED: Duration = Duration::from_secs(8);
 /// Scaling under the sessions takes its time.
-const WATCHED_SCALED: Duration = Duration::from_secs(25);
+const WATCHED_SCALED: Duration = Duration::from_secs(35);
 const BEFORE_KILL: Duration = Duration::from_millis(1500);
 /// What is watched less long than this after the kill may have missed the end of the gap.
 const LEAST_AFTER_KILL: Duration = Duration::from_secs(3);
