@@ -14,4 +14,5 @@ pub mod desired;
 pub mod names;
 pub mod plan;
 pub mod resolv;
+pub mod sockets;
 pub mod template;

@@ -6,4 +6,5 @@
 
 pub mod docker;
 pub mod ledger;
+pub mod sockets;
 pub mod system;

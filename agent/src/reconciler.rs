@@ -199,6 +199,14 @@ impl Reconciler {
                 self.observed.retry_at.remove(&task_id);
                 self.look_at(BTreeSet::from([container_id])).await
             }
+            Outcome::Listens => {
+                self.observed.listening.insert(task_id);
+                Ok(())
+            }
+            Outcome::Drained => {
+                self.observed.drained.insert(task_id);
+                Ok(())
+            }
             Outcome::Ended { state, message, err } => {
                 let known = self.observed.statuses.get(&task_id).map_or(0, |s| s.state);
                 if state as i32 > known {

@@ -10,9 +10,11 @@ pub mod id;
 pub mod ingress;
 pub mod object;
 pub mod spec;
+pub mod update;
 
 pub use assignment::*;
 pub use command::*;
 pub use ingress::*;
 pub use object::*;
 pub use spec::*;
+pub use update::*;

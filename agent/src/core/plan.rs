@@ -15,6 +15,21 @@ pub type Millis = u64;
 /// How long a stop signal waits for other nodes to take the task out of their tables.
 pub const WITHDRAW_DEADLINE_MS: Millis = 2000;
 
+/// How long a task that is to listen before it counts as running may take.
+pub const LISTEN_DEADLINE_MS: Millis = 5000;
+
+/// What the Engine's health check says of a container, at last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Health {
+    /// There is no check.
+    #[default]
+    Unchecked,
+    /// None has succeeded yet.
+    Starting,
+    Healthy,
+    Unhealthy,
+}
+
 /// Where a container is in its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -29,6 +44,7 @@ pub struct Container {
     pub id: String,
     pub task_id: String,
     pub phase: Phase,
+    pub health: Health,
 }
 
 /// What is there, and what this node remembers of its own doing.
@@ -40,6 +56,10 @@ pub struct Observed {
     pub statuses: BTreeMap<String, TaskStatus>,
     /// When a task was first wanted above RUNNING, or gone.
     pub withdrawn: BTreeMap<String, Millis>,
+    /// Withdrawn tasks without a connection, or whose time for that is over.
+    pub drained: BTreeSet<String>,
+    /// Tasks that listen, or whose time for that is over.
+    pub listening: BTreeSet<String>,
     /// Tasks with an action in flight.
     pub busy: BTreeSet<String>,
     /// Not before: tasks whose last action got no answer from the Engine.
@@ -61,6 +81,17 @@ pub enum Action {
         task_id: String,
         container_id: String,
     },
+    /// Wait until the task listens: on the TCP ports it publishes, else on any.
+    AwaitListening {
+        task_id: String,
+        pid: i64,
+    },
+    /// Wait until the task has no connection any more, for so long at most.
+    Drain {
+        task_id: String,
+        pid: i64,
+        left: Millis,
+    },
     /// Stop signal, then kill after the grace period.
     Stop {
         task_id: String,
@@ -79,6 +110,8 @@ impl Action {
             Action::Report { task_id, .. }
             | Action::Create { task_id }
             | Action::Start { task_id, .. }
+            | Action::AwaitListening { task_id, .. }
+            | Action::Drain { task_id, .. }
             | Action::Stop { task_id, .. }
             | Action::Remove { task_id, .. } => task_id,
         }
@@ -111,6 +144,8 @@ impl Observed {
         let known = |id: &String| tasks.contains_key(id.as_str()) || present.contains(id.as_str());
         self.statuses.retain(|id, _| tasks.contains_key(id.as_str()));
         self.withdrawn.retain(|id, _| known(id));
+        self.drained.retain(known);
+        self.listening.retain(known);
         self.retry_at.retain(|id, _| known(id));
     }
 
@@ -204,7 +239,7 @@ fn step(
     if task.desired_state > TaskState::Running as i32 {
         leave(&mut teller, container, observed, now);
     } else {
-        run(&mut teller, container);
+        run(&mut teller, container, observed);
     }
 }
 
@@ -254,7 +289,7 @@ pub fn status(
         message: message.to_string(),
         err,
         container: container.map(container_status),
-        ports: Vec::new(),
+        ..TaskStatus::default()
     }
 }
 
@@ -272,7 +307,7 @@ fn container_status(container: &Container) -> ContainerStatus {
 }
 
 /// Towards RUNNING, or READY if no more is wanted. A task that ended stays ended: its replacement is another task.
-fn run(teller: &mut Teller, container: Option<&Container>) {
+fn run(teller: &mut Teller, container: Option<&Container>, observed: &Observed) {
     let task_id = teller.task.id.clone();
     let wanted = teller.task.desired_state;
     if teller.state > TaskState::Running as i32 {
@@ -317,7 +352,15 @@ fn run(teller: &mut Teller, container: Option<&Container>) {
                 });
             }
         }
-        Phase::Running { .. } => teller.say(TaskState::Running, "started", String::new(), Some(container)),
+        Phase::Running { pid } => serve(teller, container, pid, observed),
+        Phase::Exited { code } if container.health == Health::Unhealthy => {
+            let exit = match code {
+                0 => String::new(),
+                code => format!("task: non-zero exit ({code}): "),
+            };
+            let err = format!("{exit}dockerexec: unhealthy container");
+            teller.say(TaskState::Failed, "started", err, Some(container));
+        }
         Phase::Exited { code: 0 } => {
             teller.say(TaskState::Complete, "finished", String::new(), Some(container))
         }
@@ -328,21 +371,64 @@ fn run(teller: &mut Teller, container: Option<&Container>) {
     }
 }
 
-/// Towards SHUTDOWN; with REMOVE the container goes too. The stop signal waits until no node sends it new flows.
+/// A container that runs makes a task RUNNING when its health check says so; without one, when it listens if that is asked
+/// for, else at once. An unhealthy one is taken out of the tables and stopped.
+fn serve(teller: &mut Teller, container: &Container, pid: i64, observed: &Observed) {
+    let task_id = teller.task.id.clone();
+    let running = teller.reached(TaskState::Running);
+    match container.health {
+        Health::Starting => {}
+        Health::Unhealthy => {
+            if running && observed.statuses.get(&task_id).is_none_or(|s| !s.unhealthy) {
+                let message = "unhealthy".to_string();
+                let mut status = status(
+                    TaskState::Running,
+                    "started",
+                    message,
+                    Some(container),
+                    teller.wall,
+                );
+                status.unhealthy = true;
+                let task_id = task_id.clone();
+                teller.plan.actions.push(Action::Report { task_id, status });
+            }
+            let container_id = container.id.clone();
+            teller.plan.actions.push(Action::Stop {
+                task_id,
+                container_id,
+            });
+        }
+        Health::Unchecked
+            if teller.task.runs_when_listening && !running && !observed.listening.contains(&task_id) =>
+        {
+            teller.plan.actions.push(Action::AwaitListening { task_id, pid });
+        }
+        Health::Unchecked | Health::Healthy => {
+            teller.say(TaskState::Running, "started", String::new(), Some(container));
+        }
+    }
+}
+
+/// Towards SHUTDOWN; with REMOVE the container goes too. The stop signal waits until no node sends it new flows,
+/// and then until those it has are over or the service's patience is.
 fn leave(teller: &mut Teller, container: Option<&Container>, observed: &Observed, now: Millis) {
     let task_id = teller.task.id.clone();
     if let Some(container) = container {
         let container_id = container.id.clone();
-        if let Phase::Running { .. } = container.phase {
+        if let Phase::Running { pid } = container.phase {
             let since = observed.withdrawn.get(&task_id).copied().unwrap_or(now);
             let deadline = since + WITHDRAW_DEADLINE_MS;
-            if teller.task.released || now >= deadline {
+            let patience = u64::try_from(teller.task.drain).unwrap_or(0) / 1_000_000;
+            let left = (since + patience).saturating_sub(now);
+            if !teller.task.released && now < deadline {
+                teller.plan.wake(deadline);
+            } else if left > 0 && !observed.drained.contains(&task_id) {
+                teller.plan.actions.push(Action::Drain { task_id, pid, left });
+            } else {
                 teller.plan.actions.push(Action::Stop {
                     task_id,
                     container_id,
                 });
-            } else {
-                teller.plan.wake(deadline);
             }
             return;
         }

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, LocalNodeState};
+use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, LocalNodeState};
 use bollard::query_parameters::*;
 use bollard::{ClientVersion, Docker};
 use futures_util::{Stream, StreamExt};
 use skep_control::model::{NodeDescription, Platform};
 
-use crate::core::plan::{Container, Phase};
+use crate::core::plan::{Container, Health, Phase};
 
 pub mod create;
 pub mod image;
@@ -281,7 +281,10 @@ impl Engine {
         let docker = self.client("follow events of", "the Docker Engine")?;
         let filters = HashMap::from([
             ("type", vec!["container"]),
-            ("event", vec!["create", "start", "die", "destroy", "rename"]),
+            (
+                "event",
+                vec!["create", "start", "die", "destroy", "rename", "health_status"],
+            ),
         ]);
         let options = EventsOptionsBuilder::default().filters(&filters).build();
         let stream = docker.events(Some(options)).map(|event| {
@@ -360,9 +363,16 @@ fn read(answer: ContainerInspectResponse, node_id: &str) -> Option<Container> {
             code: state.exit_code.unwrap_or(0),
         },
     };
+    let health = match state.health.and_then(|h| h.status) {
+        None | Some(HealthStatusEnum::EMPTY | HealthStatusEnum::NONE) => Health::Unchecked,
+        Some(HealthStatusEnum::STARTING) => Health::Starting,
+        Some(HealthStatusEnum::HEALTHY) => Health::Healthy,
+        Some(HealthStatusEnum::UNHEALTHY) => Health::Unhealthy,
+    };
     Some(Container {
         id: answer.id?,
         task_id,
         phase,
+        health,
     })
 }

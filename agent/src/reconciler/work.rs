@@ -4,21 +4,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_control::model::{TaskItem, TaskState};
+use skep_control::model::{Protocol, TaskItem, TaskState};
 use tokio::sync::{Semaphore, watch};
 
 use super::chain;
 use crate::core::desired::Desired;
-use crate::core::plan::Action;
+use crate::core::plan::{Action, LISTEN_DEADLINE_MS, Millis};
 use crate::core::resolv::{resolv_conf, search_of};
 use crate::io::docker::create::{Place, container_name, creation};
 use crate::io::docker::{Engine, EngineError};
+use crate::io::sockets;
 use crate::network::Network;
 
 /// Swarm's default of `--stop-grace-period`.
 const DEFAULT_GRACE: Duration = Duration::from_secs(10);
 /// How long a container waits for the data plane to follow. Then it starts anyway: the tables come later.
 const TABLES_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How often a container's sockets are looked at.
+const LISTEN_TICK: Duration = Duration::from_millis(20);
+const DRAIN_TICK: Duration = Duration::from_millis(40);
 
 /// What came of an action.
 #[derive(Debug)]
@@ -31,6 +36,10 @@ pub enum Outcome {
         message: &'static str,
         err: String,
     },
+    /// The task listens, or will not soon.
+    Listens,
+    /// The task has no connection any more, or has had its time.
+    Drained,
     /// The Engine or the network gave no answer: again after a while.
     Again { reason: String },
 }
@@ -50,6 +59,8 @@ impl Worker {
             Action::Report { task_id, .. } => Outcome::Look(task_id),
             Action::Create { task_id } => self.create(&task_id, desired).await,
             Action::Start { container_id, .. } => self.start(container_id).await,
+            Action::AwaitListening { task_id, pid } => self.await_listening(&task_id, pid).await,
+            Action::Drain { task_id, pid, left } => self.drain(&task_id, pid, left).await,
             Action::Stop {
                 task_id,
                 container_id,
@@ -220,6 +231,63 @@ impl Worker {
                 err: format!("starting container failed: {text}"),
             }),
         }
+    }
+
+    async fn await_listening(&self, task_id: &str, pid: i64) -> Outcome {
+        let task = self.desired.borrow().tasks().get(task_id).copied().cloned();
+        let published = task.iter().flat_map(|t| &t.ports);
+        let ports: Vec<u16> = published
+            .filter(|p| p.protocol() == Protocol::Tcp)
+            .filter_map(|p| u16::try_from(p.target_port).ok())
+            .collect();
+        let listens = async {
+            let mut tick = tokio::time::interval(LISTEN_TICK);
+            loop {
+                tick.tick().await;
+                // Without its process there is nothing to wait for: look at what became of it.
+                let Ok(sockets) = sockets::of_process(pid).await else {
+                    return;
+                };
+                let all = ports.iter().all(|p| sockets.listening.contains(p));
+                if all && !sockets.listening.is_empty() {
+                    return;
+                }
+            }
+        };
+        let deadline = Duration::from_millis(LISTEN_DEADLINE_MS);
+        tokio::select! {
+            () = listens => {}
+            () = tokio::time::sleep(deadline) => tracing::info!(task = %task_id, "does not listen yet"),
+            () = self.unwanted(task_id) => {}
+        }
+        Outcome::Listens
+    }
+
+    /// The container's own sockets show every connection to it, whichever node and whichever way it came from: through a
+    /// published port, a VIP or the task's own address. The flow tables would not: a VIP's flow is known to the client's node
+    /// alone. The first look waits a tick for what was under way when the last node took the task out of its tables.
+    async fn drain(&self, task_id: &str, pid: i64, left: Millis) -> Outcome {
+        let is_dropped = || {
+            let desired = self.desired.borrow();
+            desired.tasks().get(task_id).is_none_or(|t| t.drain == 0)
+        };
+        let drained = async {
+            loop {
+                tokio::time::sleep(DRAIN_TICK).await;
+                match sockets::of_process(pid).await {
+                    Ok(sockets) if sockets.served > 0 && !is_dropped() => {}
+                    // Without its process nothing is left to wait for.
+                    Ok(_) | Err(_) => return,
+                }
+            }
+        };
+        if tokio::time::timeout(Duration::from_millis(left), drained)
+            .await
+            .is_err()
+        {
+            tracing::info!(task = %task_id, "stops with connections left");
+        }
+        Outcome::Drained
     }
 
     async fn stop(&self, task_id: &str, container_id: String, desired: &Desired) -> Outcome {

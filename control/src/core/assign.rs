@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::ingress;
 use super::state::*;
+use super::{ingress, rollout};
 use crate::model::*;
 
 /// Tasks that left the tables and may still run, as (task id, node id, Raft index at which they left). Such a task may
@@ -64,7 +64,7 @@ pub fn assign(state: &ClusterState, node_id: &str, released: &BTreeSet<String>) 
         .values()
         .filter(|t| t.node_id == node_id && !has_ended(t))
     {
-        put(ItemKind::Task(self::task(task, node, released)));
+        put(ItemKind::Task(self::task(state, task, node, released)));
     }
     for attachment in state.attachments.values().filter(|a| a.node_id == node_id) {
         put(ItemKind::Attachment(AttachmentItem {
@@ -132,7 +132,9 @@ fn peer(node: &Node) -> PeerItem {
 /// Whether the task is in the tables, and if so whether it drains. Only tasks that run are, on nodes that are not down.
 /// One that was no longer wanted before it ran never enters them.
 fn in_tables(state: &ClusterState, task: &Task) -> Option<bool> {
-    let runs = task.status.state == TaskState::Running as i32 && state.may_run(&task.node_id);
+    let runs = task.status.state == TaskState::Running as i32
+        && !task.status.unhealthy
+        && state.may_run(&task.node_id);
     let draining = !is_wanted(task);
     (runs && (!draining || task.withdrawn_at != 0)).then_some(draining)
 }
@@ -318,7 +320,8 @@ fn endpoints(state: &ClusterState, hosted: &BTreeMap<&str, &Network>) -> Vec<End
 }
 
 /// A task that never was in the tables waits for nobody: it is released as soon as it is unwanted.
-fn task(task: &Task, node: &Node, released: &BTreeSet<String>) -> TaskItem {
+fn task(state: &ClusterState, task: &Task, node: &Node, released: &BTreeSet<String>) -> TaskItem {
+    let service = state.services.get(&task.service_id);
     TaskItem {
         id: task.id.clone(),
         service_id: task.service_id.clone(),
@@ -330,6 +333,8 @@ fn task(task: &Task, node: &Node, released: &BTreeSet<String>) -> TaskItem {
         ports: task.ports.clone(),
         observed_state: task.status.state,
         released: !is_wanted(task) && (task.withdrawn_at == 0 || released.contains(&task.id)),
+        drain: service.map_or(0, |s| rollout::drain(&s.spec)),
+        runs_when_listening: service.is_some_and(|s| rollout::runs_when_listening(&s.spec)),
         node_hostname: node
             .description
             .as_ref()

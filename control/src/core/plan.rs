@@ -135,15 +135,10 @@ impl<'a> Round<'a, '_> {
         }
     }
 
-    fn create(&mut self, service: &Service, slot: u64, desired: TaskState, start_not_before: Timestamp) {
+    /// A task as described, but for its id.
+    fn create(&mut self, task: CreateTask) {
         let id = (self.new_id)();
-        self.step(TaskAction::Create(CreateTask {
-            id,
-            service_id: service.id.clone(),
-            slot,
-            desired_state: desired as i32,
-            start_not_before,
-        }));
+        self.step(TaskAction::Create(CreateTask { id, ..task }));
     }
 
     fn wake_at(&mut self, when: Timestamp) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::constraint;
+use super::{constraint, rollout};
 use crate::model::*;
 
 /// Smallest share of a CPU that can be asked for, in nanoseconds of a second.
@@ -10,6 +10,8 @@ const MIN_NANO_CPUS: i64 = 1_000_000;
 /// Smallest memory that can be asked for, in bytes.
 const MIN_MEMORY: i64 = 4 * 1024 * 1024;
 const MAX_NAME: usize = 63;
+/// Nanoseconds: the Engine refuses health checks that are faster.
+const MIN_HEALTH_TIME: Nanos = 1_000_000;
 
 pub fn refuse(code: Code, message: impl Into<String>) -> Refused {
     Refused {
@@ -49,8 +51,12 @@ pub fn service(spec: &ServiceSpec) -> Result<(), Refused> {
         ));
     }
     task(&spec.task)?;
+    rollout::check_labels(spec).map_err(invalid)?;
     if let Some(e) = &spec.endpoint {
         endpoint(e)?;
+    }
+    for config in [&spec.update, &spec.rollback].into_iter().flatten() {
+        update(config)?;
     }
     let mut targets = BTreeSet::new();
     for network in super::state::networks_of(spec) {
@@ -132,6 +138,9 @@ fn container(spec: &ContainerSpec) -> Result<(), Refused> {
     if spec.stop_grace_period.is_some_and(|p| p < 0) {
         return Err(invalid("ContainerSpec: stop-grace-period cannot be negative"));
     }
+    if let Some(config) = &spec.healthcheck {
+        health(config)?;
+    }
     let mut targets = BTreeSet::new();
     for mount in &spec.mounts {
         if !targets.insert(&mount.target) {
@@ -140,6 +149,45 @@ fn container(spec: &ContainerSpec) -> Result<(), Refused> {
                 mount.target
             )));
         }
+    }
+    Ok(())
+}
+
+/// swarmkit manager/controlapi/service.go `validateUpdate`; its texts name the update of a rollback, too.
+fn update(config: &UpdateConfig) -> Result<(), Refused> {
+    if config.delay < 0 {
+        return Err(invalid("TaskSpec: update-delay cannot be negative"));
+    }
+    if config.monitor < 0 {
+        return Err(invalid("TaskSpec: update-monitor cannot be negative"));
+    }
+    if !(0.0..=1.0).contains(&config.max_failure_ratio) {
+        return Err(invalid(
+            "TaskSpec: update-maxfailureratio cannot be less than 0 or bigger than 1",
+        ));
+    }
+    Ok(())
+}
+
+/// swarmkit manager/controlapi/service.go `validateHealthCheck`.
+fn health(config: &HealthConfig) -> Result<(), Refused> {
+    let times = [
+        ("Interval", config.interval),
+        ("Timeout", config.timeout),
+        ("StartPeriod", config.start_period),
+        ("StartInterval", config.start_interval),
+    ];
+    for (name, time) in times {
+        if time != 0 && time < MIN_HEALTH_TIME {
+            return Err(invalid(format!(
+                "ContainerSpec: {name} in HealthConfig cannot be less than 1ms"
+            )));
+        }
+    }
+    if config.retries < 0 {
+        return Err(invalid(
+            "ContainerSpec: Retries in HealthConfig cannot be negative",
+        ));
     }
     Ok(())
 }

@@ -282,6 +282,12 @@ pub struct TaskItem {
     /// The node's own labels and names, for templates.
     #[prost(string, tag = "11")]
     pub node_hostname: String,
+    /// How long a stop signal waits at most for the connections that the task has; 0 where the service is gone.
+    #[prost(int64, tag = "20")]
+    pub drain: Nanos,
+    /// The task runs when it listens: another one serves until then (start-first without a health check).
+    #[prost(bool, tag = "21")]
+    pub runs_when_listening: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -226,6 +226,12 @@ pub struct CreateTask {
     pub desired_state: i32,
     #[prost(int64, tag = "5")]
     pub start_not_before: Timestamp,
+    /// Made by the service's update, whose failure it would be.
+    #[prost(bool, tag = "6")]
+    pub by_update: bool,
+    /// A task of the slot that runs stays until this one does (start-first).
+    #[prost(bool, tag = "7")]
+    pub beside: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -258,6 +264,15 @@ pub struct SetUpdateStatus {
     pub service_id: String,
     #[prost(message, optional, tag = "2")]
     pub status: Option<UpdateStatus>,
+    /// Skipped if the service is no longer of this version; 0 = whatever it is.
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+    /// An update of so many slots begins.
+    #[prost(uint64, optional, tag = "4")]
+    pub begins: Option<u64>,
+    /// Back to the previous spec, which is then gone.
+    #[prost(bool, tag = "5")]
+    pub rollback: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

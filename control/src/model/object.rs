@@ -3,6 +3,7 @@
 use prost::{Enumeration, Message};
 
 use super::spec::*;
+use super::update::UpdateProgress;
 
 /// Unix time in nanoseconds.
 pub type Timestamp = i64;
@@ -162,11 +163,14 @@ pub struct Service {
     pub spec_version: u64,
     #[prost(message, optional, tag = "9")]
     pub update_status: Option<UpdateStatus>,
+    /// Of the update that is under way or was the last; absent until it begins.
+    #[prost(message, optional, tag = "25")]
+    pub update_progress: Option<UpdateProgress>,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
 pub struct UpdateStatus {
-    /// `updating`, `paused`, `completed`.
+    /// `updating`, `paused`, `completed`, `rollback_started`, `rollback_paused`, `rollback_completed`.
     #[prost(string, tag = "1")]
     pub state: String,
     #[prost(int64, optional, tag = "2")]
@@ -236,6 +240,15 @@ pub struct Task {
     /// When a delayed restart may begin: desired state goes READY -> RUNNING then. 0 = no delay.
     #[prost(int64, tag = "15")]
     pub start_not_before: Timestamp,
+    /// [`UpdateProgress::number`] of the update that made this task; 0 if scaling or a restart did.
+    #[prost(uint64, tag = "25")]
+    pub update: u64,
+    /// When the managers heard that it runs; 0 before. An update's monitor counts from here.
+    #[prost(int64, tag = "26")]
+    pub ran_at: Timestamp,
+    /// When the managers heard that it ended although it was wanted; 0 otherwise.
+    #[prost(int64, tag = "27")]
+    pub failed_at: Timestamp,
 }
 
 /// swarmkit api/types.proto TaskState: gaps leave room for states to come; of two observations the greater is right.
@@ -273,6 +286,9 @@ pub struct TaskStatus {
     /// Host-mode ports as bound.
     #[prost(message, repeated, tag = "6")]
     pub ports: Vec<PortConfig>,
+    /// It runs, but its health check failed: it is being stopped, and in no table.
+    #[prost(bool, tag = "30")]
+    pub unhealthy: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use prost::{Enumeration, Message, Oneof};
 
+use super::update::{HealthConfig, UpdateConfig};
+
 /// Durations are nanoseconds, as in the Engine API.
 pub type Nanos = i64;
 
@@ -28,6 +30,10 @@ pub struct ServiceSpec {
     /// `ServiceSpec.Networks`, dead since API 1.44; used when `task.networks` is empty.
     #[prost(message, repeated, tag = "6")]
     pub networks: Vec<NetworkAttachmentConfig>,
+    #[prost(message, optional, tag = "7")]
+    pub update: Option<UpdateConfig>,
+    #[prost(message, optional, tag = "8")]
+    pub rollback: Option<UpdateConfig>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -122,6 +128,8 @@ pub struct ContainerSpec {
     /// `X-Registry-Auth` of the create or update (PullOptions in swarmkit); never returned by the API.
     #[prost(string, optional, tag = "24")]
     pub registry_auth: Option<String>,
+    #[prost(message, optional, tag = "25")]
+    pub healthcheck: Option<HealthConfig>,
 }
 
 #[derive(Clone, PartialEq, Message)]

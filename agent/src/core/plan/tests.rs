@@ -45,6 +45,8 @@ struct Engine {
     made: u32,
     /// Task ids in the order their stop signal was sent, with the time.
     stopped: Vec<(String, Millis)>,
+    /// How long the clients of a withdrawn task take to leave.
+    connected: Millis,
 }
 
 impl Engine {
@@ -53,7 +55,8 @@ impl Engine {
         match action {
             Action::Report { task_id, status } => {
                 let before = self.observed.statuses.get(task_id).map_or(0, |s| s.state);
-                assert!(status.state > before, "status of {task_id} went back");
+                let forward = status.state > before || (status.state == before && status.unhealthy);
+                assert!(forward, "status of {task_id} went back");
                 self.observed.statuses.insert(task_id.clone(), status.clone());
             }
             Action::Create { task_id } => {
@@ -63,8 +66,13 @@ impl Engine {
                 );
                 self.made += 1;
                 let id = format!("c{}", self.made);
-                let (task_id, phase) = (task_id.clone(), Phase::Created);
-                containers.insert(id.clone(), Container { id, task_id, phase });
+                let container = Container {
+                    id: id.clone(),
+                    task_id: task_id.clone(),
+                    phase: Phase::Created,
+                    health: Health::Unchecked,
+                };
+                containers.insert(id, container);
             }
             Action::Start {
                 task_id,
@@ -74,6 +82,13 @@ impl Engine {
                 assert_eq!(&container.task_id, task_id);
                 assert_eq!(container.phase, Phase::Created);
                 container.phase = Phase::Running { pid: 1 };
+            }
+            Action::AwaitListening { task_id, .. } => {
+                self.observed.listening.insert(task_id.clone());
+            }
+            Action::Drain { task_id, left, .. } => {
+                self.now += self.connected.min(*left);
+                self.observed.drained.insert(task_id.clone());
             }
             Action::Stop {
                 task_id,
@@ -211,6 +226,95 @@ proptest! {
         let at = if released { 1000 } else { 1000 + WITHDRAW_DEADLINE_MS };
         prop_assert_eq!(engine.stopped, vec![("t".to_string(), at)]);
     }
+}
+
+proptest! {
+    /// The signal comes when the tables are without the task and its last client has left, or the service's patience is over.
+    #[test]
+    fn a_stop_waits_for_the_clients(connected in 0u64..9000, patience in 0u64..9000, released in any::<bool>()) {
+        let mut engine = Engine { now: 1000, connected, ..Engine::default() };
+        engine.settle(&desired(vec![task("t", TaskState::Running)]));
+        let drain = patience as i64 * 1_000_000;
+        let leaves = TaskItem { released, drain, ..task("t", TaskState::Shutdown) };
+        engine.settle(&desired(vec![leaves]));
+        let withdrawn = if released { 1000 } else { 1000 + WITHDRAW_DEADLINE_MS };
+        let at = (withdrawn + connected).min((1000 + patience).max(withdrawn));
+        prop_assert_eq!(engine.stopped, vec![("t".to_string(), at)]);
+    }
+}
+
+fn set_health(engine: &mut Engine, health: Health) {
+    for container in engine.observed.containers.values_mut() {
+        container.health = health;
+    }
+}
+
+#[test]
+fn a_task_runs_when_it_is_healthy_and_fails_when_it_is_not() {
+    let set = desired(vec![task("t", TaskState::Running)]);
+    let mut engine = Engine::default();
+    while engine.observed.containers.is_empty() {
+        for action in engine.plan(&set).actions {
+            engine.act(&action);
+        }
+    }
+    set_health(&mut engine, Health::Starting);
+    engine.settle(&set);
+    assert_eq!(last(&engine).0, TaskState::Starting as i32);
+    set_health(&mut engine, Health::Healthy);
+    engine.settle(&set);
+    assert_eq!(last(&engine).0, TaskState::Running as i32);
+    assert!(engine.stopped.is_empty());
+    set_health(&mut engine, Health::Unhealthy);
+    let plan = engine.plan(&set);
+    let first = plan.actions.first();
+    let told = matches!(first, Some(Action::Report { status, .. }) if status.unhealthy);
+    assert!(told, "out of the tables before the signal: {first:?}");
+    engine.settle(&set);
+    assert_eq!(engine.stopped.len(), 1);
+    let (state, _, err) = last(&engine);
+    assert_eq!(
+        (state, err.as_str()),
+        (TaskState::Failed as i32, "dockerexec: unhealthy container")
+    );
+}
+
+#[test]
+fn an_unhealthy_exit_is_told_with_its_code() {
+    let set = desired(vec![task("t", TaskState::Running)]);
+    let mut engine = Engine::default();
+    engine.settle(&set);
+    set_health(&mut engine, Health::Unhealthy);
+    for container in engine.observed.containers.values_mut() {
+        container.phase = Phase::Exited { code: 137 };
+    }
+    engine.settle(&set);
+    assert_eq!(
+        last(&engine).2,
+        "task: non-zero exit (137): dockerexec: unhealthy container"
+    );
+}
+
+#[test]
+fn a_task_that_takes_another_s_place_runs_when_it_listens() {
+    let beside = TaskItem {
+        runs_when_listening: true,
+        ..task("t", TaskState::Running)
+    };
+    let set = desired(vec![beside]);
+    let mut engine = Engine::default();
+    let mut waited = false;
+    for _ in 0..9 {
+        for action in engine.plan(&set).actions {
+            if let Action::AwaitListening { .. } = action {
+                waited = true;
+                assert_eq!(last(&engine).0, TaskState::Starting as i32);
+            }
+            engine.act(&action);
+        }
+    }
+    assert!(waited);
+    assert_eq!(last(&engine).0, TaskState::Running as i32);
 }
 
 fn last(engine: &Engine) -> (i32, String, String) {

@@ -6,7 +6,7 @@ use skep_control::model::{Item, ItemKind, Items, TaskState, TaskStatus};
 
 use crate::network::core::tables::task_hash;
 
-/// Hashes of those tasks. Managers take a task out of the items once they know of its end; one that is to stop counts
+/// Hashes of those tasks, and of those whose health check failed. Managers take a task out of the items once they know of its end; one that is to stop counts
 /// too, since flows it has are led to it until it is gone.
 pub fn ended(items: &Items, statuses: &BTreeMap<String, TaskStatus>) -> BTreeSet<u64> {
     let running = TaskState::Running as i32;
@@ -16,7 +16,7 @@ pub fn ended(items: &Items, statuses: &BTreeMap<String, TaskStatus>) -> BTreeSet
     });
     let ended = tasks.filter(|task| {
         let status = statuses.get(&task.id);
-        status.is_some_and(|status| status.state > running)
+        status.is_some_and(|status| status.state > running || status.unhealthy)
     });
     ended.map(|task| task_hash(&task.id)).collect()
 }
@@ -42,24 +42,27 @@ mod tests {
             task("runs", TaskState::Running),
             task("failed", TaskState::Running),
             task("starts", TaskState::Running),
+            task("unhealthy", TaskState::Running),
             task("stopped", TaskState::Shutdown),
         ]);
         let statuses = [
             ("runs", TaskState::Running),
             ("failed", TaskState::Failed),
+            ("unhealthy", TaskState::Running),
             ("stopped", TaskState::Shutdown),
             ("of another time", TaskState::Failed),
         ];
         let statuses = statuses.map(|(id, state)| {
             let status = TaskStatus {
                 state: state as i32,
+                unhealthy: id == "unhealthy",
                 ..TaskStatus::default()
             };
             (id.to_string(), status)
         });
         assert_eq!(
             ended(&items, &BTreeMap::from(statuses)),
-            BTreeSet::from([task_hash("failed"), task_hash("stopped")])
+            BTreeSet::from(["failed", "stopped", "unhealthy"].map(task_hash))
         );
     }
 }

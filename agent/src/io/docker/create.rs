@@ -99,6 +99,7 @@ pub fn creation(task: &TaskItem, place: &Place) -> Result<Creation, CreationErro
         labels: Some(labels(task, place, &name)),
         exposed_ports: Some(host_ports(task).map(container_port).collect()),
         stop_signal: spec.stop_signal.clone(),
+        healthcheck: spec.healthcheck.as_ref().map(health),
         networking_config: Some(NetworkingConfig {
             endpoints_config: Some(endpoints.transpose()?.into_iter().collect()),
         }),
@@ -110,6 +111,19 @@ pub fn creation(task: &TaskItem, place: &Place) -> Result<Creation, CreationErro
         body,
         connect: connect?,
     })
+}
+
+/// What is absent is what the image says, else the Engine's default.
+fn health(config: &skep_control::model::HealthConfig) -> HealthConfig {
+    let set = |value: i64| (value != 0).then_some(value);
+    HealthConfig {
+        test: Some(config.test.clone()).filter(|t| !t.is_empty()),
+        interval: set(config.interval),
+        timeout: set(config.timeout),
+        retries: set(config.retries),
+        start_period: set(config.start_period),
+        start_interval: set(config.start_interval),
+    }
 }
 
 fn host_ports(task: &TaskItem) -> impl Iterator<Item = &PortConfig> {

@@ -38,6 +38,7 @@ pub fn create(state: &mut ClusterState, at: At, c: &CreateService) -> Answer {
         },
         spec_version: at.index,
         update_status: None,
+        update_progress: None,
     };
     service.ports = ports(state, &service)?;
     service.vips = vips(state, at, &service)?;
@@ -64,34 +65,74 @@ pub fn update(state: &mut ClusterState, at: At, c: &UpdateService) -> Answer {
     } else {
         c.spec.clone()
     };
-    check_networks(state, &spec)?;
-    ingress::check_labels(state, &spec, Some(&old.spec))?;
-    check_port_conflicts(state, &spec, &c.id)?;
     if is_global(&spec) != is_global(&old.spec) {
         return Err(refuse(Code::Unimplemented, "service mode change is not allowed"));
     }
     if spec.annotations.name != old.spec.annotations.name {
         return Err(refuse(Code::Unimplemented, "renaming services is not supported"));
     }
-    let mut service = Service::clone(&old);
-    if spec != old.spec {
-        service.spec_version = at.index;
-    }
-    service.previous_spec = Some(std::mem::replace(&mut service.spec, spec));
+    let mut service = with_spec(state, at, &old, spec)?;
+    service.previous_spec = Some(old.spec.clone());
+    service.update_progress = None;
     service.update_status = c.rollback.then(|| UpdateStatus {
         state: "rollback_started".to_string(),
         started_at: Some(at.now),
         completed_at: None,
         message: "manually requested rollback".to_string(),
     });
-    service.ports = ports(state, &service)?;
-    service.vips = vips(state, at, &service)?;
     at.touch(&mut service.meta);
-    for gone in old.vips.iter().filter(|v| !service.vips.contains(v)) {
-        state.rest(&gone.network_id, &gone.address, at.now + REST);
-    }
+    rest_vips(state, at, &old, &service);
     state.services.insert(c.id.clone(), Arc::new(service));
     Ok(Applied::default())
+}
+
+/// The service as another spec makes it, with what has to be allocated for it.
+fn with_spec(state: &ClusterState, at: At, old: &Service, spec: ServiceSpec) -> Result<Service, Refused> {
+    check_networks(state, &spec)?;
+    ingress::check_labels(state, &spec, Some(&old.spec))?;
+    check_port_conflicts(state, &spec, &old.id)?;
+    let mut service = old.clone();
+    if spec != old.spec {
+        service.spec_version = at.index;
+    }
+    service.spec = spec;
+    service.ports = ports(state, &service)?;
+    service.vips = vips(state, at, &service)?;
+    Ok(service)
+}
+
+fn rest_vips(state: &mut ClusterState, at: At, old: &Service, new: &Service) {
+    for gone in old.vips.iter().filter(|v| !new.vips.contains(v)) {
+        state.rest(&gone.network_id, &gone.address, at.now + REST);
+    }
+}
+
+/// The service back at its previous spec, with the status that `next` has. The previous spec is gone then, so that nobody
+/// rolls back to what failed. Where the way back is barred (a network was removed meanwhile), the update is paused.
+pub(super) fn turned_back(state: &mut ClusterState, at: At, old: &Service, next: Service) -> Service {
+    let spec = old.previous_spec.clone().ok_or_else(|| {
+        let message = "no previous spec is available";
+        refuse(Code::FailedPrecondition, message)
+    });
+    match spec.and_then(|spec| with_spec(state, at, &next, spec)) {
+        Ok(mut service) => {
+            service.previous_spec = None;
+            service.update_progress = None;
+            rest_vips(state, at, old, &service);
+            service
+        }
+        Err(refused) => {
+            let mut service = next;
+            if let Some(status) = &mut service.update_status {
+                status.state = "paused".to_string();
+                status.message = format!(
+                    "update paused: cannot roll back service because {}",
+                    refused.message
+                );
+            }
+            service
+        }
+    }
 }
 
 fn is_global(spec: &ServiceSpec) -> bool {

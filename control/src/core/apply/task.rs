@@ -1,9 +1,9 @@
 //! Tasks: what the planners decided, and what nodes report. Desired state has one writer, observed state another.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Answer, At};
+use super::{Answer, At, service};
 use crate::core::address::AddressBook;
 use crate::core::state::*;
 use crate::model::*;
@@ -18,8 +18,8 @@ const NO_ADDRESS: &str = "could not find an available IP";
 /// What a plan needs to know of the state as a whole, read once for all its steps.
 struct Round {
     book: AddressBook,
-    /// Slots that have a wanted task.
-    live: BTreeSet<(String, u64)>,
+    /// Wanted tasks by slot.
+    live: BTreeMap<(String, u64), usize>,
 }
 
 /// Applies each step whose premise still holds.
@@ -40,11 +40,13 @@ pub fn plan(state: &mut ClusterState, at: At, c: &PlanTasks) -> Answer {
                 let Ok(desired) = TaskState::try_from(step.desired_state) else {
                     continue;
                 };
+                let was_wanted = state.tasks.get(&step.id).is_some_and(|t| is_wanted(t));
                 desire(state, at, &step.id, desired);
                 if let (Some(round), Some(task)) = (&mut round, state.tasks.get(&step.id))
+                    && was_wanted
                     && !is_wanted(task)
                 {
-                    round.live.remove(&(task.service_id.clone(), task.slot));
+                    round.leave(task);
                 }
             }
             TaskAction::Explain(step) => explain(state, at, step),
@@ -58,25 +60,36 @@ pub fn plan(state: &mut ClusterState, at: At, c: &PlanTasks) -> Answer {
 
 impl Round {
     fn read(state: &ClusterState, at: At) -> Round {
-        Round {
-            book: AddressBook::new(state, at.now),
-            live: state
-                .tasks
-                .values()
-                .filter(|t| is_wanted(t))
-                .map(|t| (t.service_id.clone(), t.slot))
-                .collect(),
+        let mut live = BTreeMap::new();
+        for task in state.tasks.values().filter(|t| is_wanted(t)) {
+            *live.entry((task.service_id.clone(), task.slot)).or_default() += 1;
+        }
+        let book = AddressBook::new(state, at.now);
+        Round { book, live }
+    }
+
+    /// Takes a place in the slot. It has one, and one more for a task that starts beside the one that runs.
+    fn enter(&mut self, step: &CreateTask) -> bool {
+        let wanted = self.live.entry((step.service_id.clone(), step.slot)).or_default();
+        let enters = *wanted < 1 + usize::from(step.beside);
+        *wanted += usize::from(enters);
+        enters
+    }
+
+    fn leave(&mut self, task: &Task) {
+        if let Some(wanted) = self.live.get_mut(&(task.service_id.clone(), task.slot)) {
+            *wanted = wanted.saturating_sub(1);
         }
     }
 }
 
-/// A slot never has two wanted tasks: a second is not made, whoever plans it.
+/// A slot never has two wanted tasks, but while one starts beside the other: one more is not made, whoever plans it.
 fn create(state: &mut ClusterState, at: At, step: &CreateTask, round: &mut Round) {
     let Some(service) = state.services.get(&step.service_id).cloned() else {
         return;
     };
     let taken = state.tasks.contains_key(&step.id) || state.attachments.contains_key(&step.id);
-    if taken || step.id.is_empty() || !round.live.insert((step.service_id.clone(), step.slot)) {
+    if taken || step.id.is_empty() || !round.enter(step) {
         return;
     }
     let desired = if step.desired_state == TaskState::Ready as i32 {
@@ -108,6 +121,10 @@ fn create(state: &mut ClusterState, at: At, step: &CreateTask, round: &mut Round
         ports: service.ports.clone(),
         endpoint: service.spec.endpoint.clone(),
         start_not_before: step.start_not_before,
+        update: match service.update_progress {
+            Some(progress) if step.by_update => progress.number,
+            _ => 0,
+        },
         ..Default::default()
     };
     state.tasks.insert(step.id.clone(), Arc::new(task));
@@ -218,15 +235,26 @@ fn delete(state: &mut ClusterState, at: At, id: &str) {
     }
 }
 
+/// Says how the service's update goes, unless a user changed the service since it was planned.
 fn set_update_status(state: &mut ClusterState, at: At, step: &SetUpdateStatus) {
-    let Some(service) = state.services.get_mut(&step.service_id) else {
+    let Some(known) = state.services.get(&step.service_id).cloned() else {
         return;
     };
-    if service.update_status != step.status {
-        let service = Arc::make_mut(service);
-        service.update_status.clone_from(&step.status);
-        at.touch(&mut service.meta);
+    let changed = known.update_status != step.status || step.begins.is_some() || step.rollback;
+    if !changed || (step.version != 0 && step.version != known.meta.version) {
+        return;
     }
+    let mut service = Service::clone(&known);
+    service.update_status.clone_from(&step.status);
+    if let Some(slots) = step.begins {
+        let number = at.index;
+        service.update_progress = Some(UpdateProgress { number, slots });
+    }
+    at.touch(&mut service.meta);
+    if step.rollback {
+        service = service::turned_back(state, at, &known, service);
+    }
+    state.services.insert(step.service_id.clone(), Arc::new(service));
 }
 
 /// The planner's last word on a task whose node has been down too long.
@@ -292,6 +320,12 @@ pub fn report(state: &mut ClusterState, at: At, c: &ReportTasks) -> Answer {
         let container = task.status.container.take();
         task.status = told.clone();
         task.status.container = task.status.container.or(container);
+        if told.state == TaskState::Running as i32 && task.ran_at == 0 {
+            task.ran_at = at.now;
+        }
+        if has_ended(&task) && is_wanted(&task) && task.failed_at == 0 {
+            task.failed_at = at.now;
+        }
         at.touch(&mut task.meta);
         if held && !holds_addresses(&task) {
             rest_addresses(state, &task, at.now + REST);

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::restart::{self, Leaving};
-use super::{Round, Slots, update};
+use super::update::{self, slot};
+use super::{Round, Slots};
 use crate::core::state::*;
 use crate::model::*;
 
@@ -28,8 +29,8 @@ impl<'a> Fate<'a> {
     }
 }
 
-fn fate<'a>(round: &Round<'a, '_>, slot: &[&'a Task]) -> Fate<'a> {
-    if let Some(wanted) = slot.iter().rfind(|t| is_wanted(t)) {
+fn fate<'a>(round: &Round<'a, '_>, service: &Service, slot: &[&'a Task]) -> Fate<'a> {
+    if let Some(wanted) = slot::standing(round, service, slot) {
         return match restart::leaving(round, wanted) {
             None => Fate::Kept(wanted),
             Some(_) if !restart::is_restarted(wanted, slot) => Fate::Finished(wanted),
@@ -44,7 +45,10 @@ fn fate<'a>(round: &Round<'a, '_>, slot: &[&'a Task]) -> Fate<'a> {
 }
 
 pub fn service<'a>(round: &mut Round<'a, '_>, service: &'a Service, slots: &Slots<'a>) {
-    let mut fates: BTreeMap<u64, Fate<'a>> = slots.iter().map(|(n, slot)| (*n, fate(round, slot))).collect();
+    let mut fates: BTreeMap<u64, Fate<'a>> = slots
+        .iter()
+        .map(|(n, slot)| (*n, fate(round, service, slot)))
+        .collect();
     let replicas = replicas_of(&service.spec);
     let occupied = fates.values().filter(|f| f.task().is_some()).count() as u64;
     if occupied > replicas {
@@ -53,6 +57,9 @@ pub fn service<'a>(round: &mut Round<'a, '_>, service: &'a Service, slots: &Slot
         }
     }
     for (number, slot) in slots {
+        if let Some(Fate::Kept(task) | Fate::Replaced(task, _)) = fates.get(number) {
+            slot::clear(round, slot, task);
+        }
         match fates.get(number) {
             Some(Fate::Kept(_)) | None => {}
             Some(Fate::Finished(task)) => round.desire(task, TaskState::Shutdown),
@@ -115,7 +122,14 @@ fn replace<'a>(
     } else {
         TaskState::Running
     };
-    round.create(service, task.slot, desired, not_before);
+    round.create(CreateTask {
+        service_id: service.id.clone(),
+        slot: task.slot,
+        desired_state: desired as i32,
+        start_not_before: not_before,
+        beside: slot::is_served(round, slot, task),
+        ..Default::default()
+    });
 }
 
 /// New tasks in the lowest slots that nothing stands in.
@@ -138,7 +152,12 @@ fn fill<'a>(
             } else {
                 TaskState::Running
             };
-            round.create(service, number, desired, 0);
+            round.create(CreateTask {
+                service_id: service.id.clone(),
+                slot: number,
+                desired_state: desired as i32,
+                ..Default::default()
+            });
             missing -= 1;
         }
         number += 1;

@@ -5,11 +5,12 @@
 //! network add NAME [--subnet S] [--attachable] [--gateway G]      network rm NAME
 //! service create|update NAME [--replicas N] [--network N] [--publish P:T[/udp|/host]] [--constraint C] [--env E]
 //!         [--spread KEY] [--max-replicas N] [--cpus C] [--restart COND] [--attempts N] [--delay S] [--dnsrr] [--label K=V]
+//!         [--order start-first] [--parallelism N] [--every S] [--on-failure pause|continue|rollback] [--monitor S] [--ratio R]
 //! service rollback|rm NAME             attach ID NODE NETWORK [ADDRESS]         detach ID NODE
 //! task NAME STATE                      advance SECONDS       plan | step | obey | settle
 //! ingress add CIDR [--interface I] [--nodes CONSTRAINT]          ingress rm|move ADDRESS [NODE]
 //! node dsr NAME works|dropped                                    node label NAME K=V
-//! show tasks|services|networks|ingress|assignments NODE
+//! show tasks|services|updates|networks|ingress|assignments NODE
 //! ```
 
 use super::world::*;
@@ -381,6 +382,13 @@ fn set(spec: &mut ServiceSpec, option: &str, value: &str) {
             let nano_cpus = value.parse::<i64>().expect("cpus") * SECOND;
             task.resources.get_or_insert_default().reservations = Some(Resources { nano_cpus, memory: 0 });
         }
+        "order" | "parallelism" | "every" | "on-failure" | "monitor" | "ratio" => {
+            set_update(
+                spec.update.get_or_insert_with(UpdateConfig::standard),
+                option,
+                value,
+            );
+        }
         "restart" => task.restart.get_or_insert_default().condition = Some(value.into()),
         "attempts" => task.restart.get_or_insert_default().max_attempts = value.parse().ok(),
         "window" => {
@@ -392,6 +400,21 @@ fn set(spec: &mut ServiceSpec, option: &str, value: &str) {
             spec.annotations.labels.insert(key.into(), value.into());
         }
         _ => panic!("unknown option {option}"),
+    }
+}
+
+fn set_update(config: &mut UpdateConfig, option: &str, value: &str) {
+    let seconds = || value.parse::<i64>().expect("seconds") * SECOND;
+    match (option, value) {
+        ("order", "start-first") => config.order = UpdateOrder::StartFirst as i32,
+        ("order", _) => config.order = UpdateOrder::StopFirst as i32,
+        ("parallelism", _) => config.parallelism = value.parse().expect("number"),
+        ("every", _) => config.delay = seconds(),
+        ("monitor", _) => config.monitor = seconds(),
+        ("ratio", _) => config.max_failure_ratio = value.parse().expect("ratio"),
+        (_, "continue") => config.failure_action = FailureAction::Continue as i32,
+        (_, "rollback") => config.failure_action = FailureAction::Rollback as i32,
+        _ => config.failure_action = FailureAction::Pause as i32,
     }
 }
 
@@ -424,6 +447,17 @@ fn show(world: &World, what: &[&str]) -> String {
             tasks.into_iter().map(task_line).collect()
         }
         ["services"] => state.services.values().map(|s| service_line(s)).collect(),
+        ["updates"] => {
+            let line = |s: &Service| {
+                let status = s.update_status.clone().unwrap_or_default();
+                let previous = s.previous_spec.as_ref().map_or("gone", |_| "kept");
+                format!(
+                    "{} {}: {} (previous spec {previous})\n",
+                    s.id, status.state, status.message
+                )
+            };
+            state.services.values().map(|s| line(s)).collect()
+        }
         ["networks"] => {
             let line = |n: &Network| {
                 let ipam: Vec<String> = n

@@ -6,6 +6,7 @@ mod from_model;
 mod into_model;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,6 +15,7 @@ use super::{Labels, is_empty};
 use crate::model;
 
 pub use container::{ContainerSpec, DnsConfig};
+pub use update::{HealthConfig, UpdateConfig};
 
 /// moby api/types/swarm/service.go ServiceSpec.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -52,51 +54,6 @@ pub struct ServiceMode {
 pub struct Replicated {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u64>,
-}
-
-/// Update and rollback options. All but the defaults are refused, so what is read is not stored.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub struct UpdateConfig {
-    /// Absent means 0, all at once, as it does to Go.
-    #[serde(default)]
-    pub parallelism: u64,
-    #[serde(skip_serializing_if = "is_empty")]
-    pub delay: i64,
-    #[serde(skip_serializing_if = "is_empty")]
-    pub failure_action: String,
-    #[serde(skip_serializing_if = "is_empty")]
-    pub monitor: i64,
-    pub max_failure_ratio: f64,
-    #[serde(skip_serializing_if = "is_empty")]
-    pub order: String,
-}
-
-/// swarmkit api/defaults/service.go.
-impl Default for UpdateConfig {
-    fn default() -> UpdateConfig {
-        UpdateConfig {
-            parallelism: 1,
-            delay: 0,
-            failure_action: "pause".to_string(),
-            monitor: 5_000_000_000,
-            max_failure_ratio: 0.0,
-            order: "stop-first".to_string(),
-        }
-    }
-}
-
-impl UpdateConfig {
-    /// Whether it asks for nothing but what happens anyway.
-    pub fn is_default(&self) -> bool {
-        let standard = UpdateConfig::default();
-        self.parallelism == 1
-            && self.delay == 0
-            && (self.failure_action.is_empty() || self.failure_action == standard.failure_action)
-            && (self.monitor == 0 || self.monitor == standard.monitor)
-            && self.max_failure_ratio == 0.0
-            && (self.order.is_empty() || self.order == standard.order)
-    }
 }
 
 /// moby api/types/swarm/task.go TaskSpec.
@@ -256,6 +213,10 @@ pub struct PortConfig {
 pub enum SpecError {
     #[error("invalid {field}: {value:?}")]
     Word { field: &'static str, value: String },
+    #[error("unrecognized update failure action {0}")]
+    FailureAction(String),
+    #[error("unrecognized update order {0}")]
+    UpdateOrder(String),
     #[error("must specify only one service mode")]
     Modes,
     #[error("mismatched Runtime and *Spec fields")]
@@ -280,20 +241,18 @@ impl ServiceSpec {
         restart.delay.get_or_insert(5_000_000_000);
         restart.max_attempts.get_or_insert(0);
         task.placement.get_or_insert_with(Default::default);
-        self.update_config.get_or_insert_with(Default::default);
-        self.rollback_config.get_or_insert_with(Default::default);
+        for config in [&mut self.update_config, &mut self.rollback_config] {
+            UpdateConfig::insert_defaults(config);
+        }
     }
 
     /// The first part of the spec that Swarm has and Skep does not build yet, by name.
     pub fn not_built(&self) -> Option<&'static str> {
         let mode = &self.mode;
-        let options = [&self.update_config, &self.rollback_config];
         if mode.global.is_some() {
             Some("global mode")
         } else if mode.replicated_job.is_some() || mode.global_job.is_some() {
             Some("a job mode (replicated-job, global-job)")
-        } else if options.into_iter().flatten().any(|config| !config.is_default()) {
-            Some("an update or rollback option (parallelism, delay, order, monitor, failure action or ratio)")
         } else {
             self.task_template.not_built()
         }

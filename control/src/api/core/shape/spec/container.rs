@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::HealthConfig;
 use crate::api::core::shape::{Labels, is_empty};
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -42,8 +43,8 @@ pub struct ContainerSpec {
     pub mounts: Vec<Mount>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_grace_period: Option<i64>,
-    #[serde(skip_serializing)]
-    pub healthcheck: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<HealthConfig>,
     #[serde(skip_serializing_if = "is_empty")]
     pub hosts: Vec<String>,
     #[serde(rename = "DNSConfig", skip_serializing_if = "Option::is_none")]
@@ -160,9 +161,7 @@ pub struct TmpfsOptions {
 
 impl ContainerSpec {
     pub fn not_built(&self) -> Option<&'static str> {
-        if self.healthcheck.as_ref().is_some_and(asks_for_something) {
-            Some("a health check in a service")
-        } else if !self.secrets.is_empty() {
+        if !self.secrets.is_empty() {
             Some("a secret in a service")
         } else if !self.configs.is_empty() {
             Some("a config in a service")

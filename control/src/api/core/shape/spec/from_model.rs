@@ -20,8 +20,8 @@ impl From<&model::ServiceSpec> for ServiceSpec {
             labels: spec.annotations.labels.clone(),
             task_template: TaskSpec::from(&spec.task),
             mode,
-            update_config: None,
-            rollback_config: None,
+            update_config: spec.update.as_ref().map(UpdateConfig::from),
+            rollback_config: spec.rollback.as_ref().map(UpdateConfig::from),
             networks: networks(&spec.networks),
             endpoint_spec: spec.endpoint.as_ref().map(EndpointSpec::from),
         }
@@ -155,6 +155,7 @@ impl From<&model::ContainerSpec> for ContainerSpec {
             read_only: spec.read_only,
             mounts: spec.mounts.iter().map(Mount::from).collect(),
             stop_grace_period: spec.stop_grace_period,
+            healthcheck: spec.healthcheck.as_ref().map(HealthConfig::from),
             hosts: spec.hosts.clone(),
             dns_config: spec.dns.as_ref().map(|dns| DnsConfig {
                 nameservers: dns.nameservers.clone(),

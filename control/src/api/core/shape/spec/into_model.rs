@@ -54,6 +54,8 @@ impl ServiceSpec {
             mode: Some(mode),
             endpoint: self.endpoint_spec.map(EndpointSpec::into_model).transpose()?,
             networks: networks(self.networks),
+            update: self.update_config.map(UpdateConfig::into_model).transpose()?,
+            rollback: self.rollback_config.map(UpdateConfig::into_model).transpose()?,
         })
     }
 }
@@ -211,6 +213,7 @@ impl ContainerSpec {
             // Read back as "default" when absent: an update with what was read must not look like a change.
             isolation: some_text(self.isolation).filter(|isolation| isolation != "default"),
             registry_auth: None,
+            healthcheck: self.healthcheck.map(HealthConfig::into_model),
         }
     }
 }

@@ -46,12 +46,23 @@ fn what_is_read_back_is_what_was_stored() {
             {"Name": "p", "Protocol": "udp", "TargetPort": 53, "PublishedPort": 54, "PublishMode": "host"},
         ]},
     });
+    let mut full = full;
+    full["UpdateConfig"] = json!({
+        "Parallelism": 2, "Delay": 3, "FailureAction": "rollback", "Monitor": 4, "MaxFailureRatio": 0.2,
+        "Order": "start-first",
+    });
+    full["RollbackConfig"] = json!({"Parallelism": 0, "FailureAction": "continue"});
+    full["TaskTemplate"]["ContainerSpec"]["Healthcheck"] = json!({
+        "Test": ["CMD", "t"], "Interval": 1000000, "Timeout": 2000000, "StartPeriod": 3000000,
+        "StartInterval": 4000000, "Retries": 5,
+    });
     let bare = json!({"TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}});
     let hollow = json!({
         "TaskTemplate": {
-            "ContainerSpec": {"Image": "busybox", "DNSConfig": {}}, "Resources": {"Limits": {}, "Reservations": {}},
+            "ContainerSpec": {"Image": "busybox", "DNSConfig": {}, "Healthcheck": {}}, "Resources": {"Limits": {}, "Reservations": {}},
             "RestartPolicy": {}, "Placement": {}, "LogDriver": {},
         },
+        "UpdateConfig": {}, "RollbackConfig": {},
         "EndpointSpec": {},
     });
     for value in [full, bare, hollow] {
@@ -68,9 +79,8 @@ fn what_asks_for_nothing_is_not_refused() {
         "TaskTemplate": {"ContainerSpec": {
             "Image": "busybox",
             "Privileges": {"CredentialSpec": null, "SELinuxContext": null, "NoNewPrivileges": false},
-            "Secrets": [], "Configs": [], "Healthcheck": {},
+            "Secrets": [], "Configs": [],
         }},
-        "UpdateConfig": {"Parallelism": 1, "FailureAction": "pause", "MaxFailureRatio": 0, "Order": "stop-first"},
     });
     let spec: ServiceSpec = serde_json::from_value(spec).unwrap();
     assert_eq!(spec.not_built(), None);
