@@ -132,11 +132,11 @@ fn peer(node: &Node) -> PeerItem {
 /// Whether the task is in the tables, and if so whether it drains. Only tasks that run are, on nodes that are not down.
 /// One that was no longer wanted before it ran never enters them.
 fn in_tables(state: &ClusterState, task: &Task) -> Option<bool> {
-    let runs = task.status.state == TaskState::Running as i32
-        && !task.status.unhealthy
-        && state.may_run(&task.node_id);
+    let runs = task.status.state == TaskState::Running as i32 && state.may_run(&task.node_id);
     let draining = !is_wanted(task);
-    (runs && (!draining || task.withdrawn_at != 0)).then_some(draining)
+    let shown = runs && (!draining || task.withdrawn_at != 0);
+    // An unhealthy task is on its way to its end, too.
+    shown.then_some(draining || task.status.unhealthy)
 }
 
 /// Whether new connections go to the task.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// Every member that a body of ours may have.
-const MEMBERS: [&str; 153] = [
+const MEMBERS: &[&str] = &[
     "AdvertiseAddr",
     "Aliases",
     "Architecture",
@@ -63,6 +63,7 @@ const MEMBERS: [&str; 153] = [
     "Ingress",
     "Init",
     "Internal",
+    "Interval",
     "IPAM",
     "IPAMConfig",
     "IPRange",
@@ -122,6 +123,7 @@ const MEMBERS: [&str; 153] = [
     "Reservations",
     "Resources",
     "RestartPolicy",
+    "Retries",
     "Role",
     "RollbackConfig",
     "Runtime",
@@ -137,6 +139,8 @@ const MEMBERS: [&str; 153] = [
     "Spec",
     "Spread",
     "SpreadDescriptor",
+    "StartInterval",
+    "StartPeriod",
     "StopGracePeriod",
     "StopSignal",
     "Subnet",
@@ -149,6 +153,8 @@ const MEMBERS: [&str; 153] = [
     "TaskDefaults",
     "TaskHistoryRetentionLimit",
     "TaskTemplate",
+    "Test",
+    "Timeout",
     "TmpfsOptions",
     "TTY",
     "Type",
@@ -184,7 +190,10 @@ fn insert(members: &mut Map<String, Value>, name: String, member: Value) {
 }
 
 fn known(name: &str) -> Option<&'static str> {
-    MEMBERS.into_iter().find(|known| known.eq_ignore_ascii_case(name))
+    MEMBERS
+        .iter()
+        .copied()
+        .find(|known| known.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub fn reap<'a>(round: &mut Round<'a, '_>, services: &Services<'a>) {
             round,
             slot,
             kept(limit.unwrap_or(DEFAULT_HISTORY), service.map(|s| &**s)),
-            service.and_then(|s| s.update_progress),
+            service.map_or(0, |s| under_way(s)),
         );
     }
     lost(round);
@@ -51,21 +51,25 @@ fn removed(round: &mut Round, slot: &[&Task]) {
     }
 }
 
+/// Number of the update or rollback under way; 0 if there is none.
+fn under_way(service: &Service) -> u64 {
+    let status = service.update_status.as_ref().map(|s| s.state.as_str());
+    match (status, service.update_progress) {
+        (Some("updating" | "rollback_started"), Some(progress)) => progress.number,
+        _ => 0,
+    }
+}
+
 /// Trims a slot's history, oldest first; the newest task stays, since it stands for the slot, and so does one that the
 /// update under way made, since it says that the slot was taken and what came of it.
-fn history<'a>(
-    round: &mut Round<'a, '_>,
-    slot: &[&'a Task],
-    kept: Option<usize>,
-    update: Option<UpdateProgress>,
-) {
+fn history<'a>(round: &mut Round<'a, '_>, slot: &[&'a Task], kept: Option<usize>, update: u64) {
     let Some(kept) = kept else { return };
     let mut surplus = slot.len().saturating_sub(kept);
     for task in slot.iter().take(slot.len().saturating_sub(1)) {
         if surplus == 0 {
             return;
         }
-        let counts = update.is_some_and(|u| u.number == task.update);
+        let counts = update != 0 && update == task.update;
         let past = !counts && !is_wanted(task) && (has_ended(task) || task.node_id.is_empty());
         if past && task.desired_state < TaskState::Remove as i32 {
             round.step(TaskAction::Delete(task.id.clone()));
