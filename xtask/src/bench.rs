@@ -1,5 +1,6 @@
 //! Figures of a release build on this machine, beside the floor that Docker itself sets.
 
+pub mod control;
 pub mod ingress;
 mod statistics;
 

@@ -67,6 +67,8 @@ enum Command {
 enum BenchOf {
     /// Kills holders of an ingress address, beside keepalived.
     Ingress(bench::ingress::Options),
+    /// What the control plane takes for what users do, beside Docker's own Swarm mode.
+    Control(bench::control::Options),
 }
 
 fn main() -> ExitCode {
@@ -79,6 +81,9 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Some(BenchOf::Ingress(options)),
         } => bench::ingress::run(&options),
+        Command::Bench {
+            what: Some(BenchOf::Control(options)),
+        } => bench::control::run(&options),
         Command::Demo { down: true, .. } => demo::down(),
         Command::Demo {
             what, keep, release, ..
