@@ -107,8 +107,6 @@ pub enum NetworkError {
     NotIpv4(IpAddr),
     #[error("the data plane is not attached to interface {name}: {reason}")]
     NotAttached { name: String, reason: String },
-    #[error("network {0} is not one of this node's")]
-    UnknownNetwork(String),
     #[error("leaving was incomplete: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Incomplete(Vec<NetworkError>),
     #[error(transparent)]
@@ -421,19 +419,6 @@ impl Network {
         let (answer, answered) = oneshot::channel();
         self.ask(Question::Drops(answer)).await?;
         answered.await.map_err(|_| NetworkError::Stopped)?
-    }
-
-    /// Number of established flows towards an address of a network: a drain ends at 0.
-    ///
-    /// # Errors
-    /// When the network is not this node's, or the flow table cannot be read.
-    pub async fn established_flows_to(&self, network_id: &str, address: IpAddr) -> Result<u64, NetworkError> {
-        let items = self.desired.borrow().items.clone();
-        let network = tables::networks(&items)
-            .get(network_id)
-            .map(|network| network.vni);
-        let vni = network.ok_or_else(|| NetworkError::UnknownNetwork(network_id.to_string()))?;
-        flows::established_to(&self.flows, vni, address).await
     }
 
     /// How full the flow tables are.

@@ -1,8 +1,7 @@
-//! The flow tables of this node: kept clean, counted, asked. All of it on threads that may block, through handles of their
+//! The flow tables of this node: kept clean and counted. All of it on threads that may block, through handles of their
 //! own: a full table takes tens of milliseconds to read, and the keeper has other work.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,15 +31,6 @@ pub async fn collect(tables: Arc<FlowTables>) -> Infallible {
 /// How full the tables are.
 pub async fn usage(tables: &Arc<FlowTables>) -> Result<FlowUsage, NetworkError> {
     ask(tables, |tables| Ok(tables.usage()?)).await
-}
-
-/// Established flows towards an address of a network.
-pub async fn established_to(
-    tables: &Arc<FlowTables>,
-    vni: u32,
-    address: IpAddr,
-) -> Result<u64, NetworkError> {
-    ask(tables, move |tables| Ok(tables.established_to(vni, address)?)).await
 }
 
 async fn ask<T: Send + 'static>(

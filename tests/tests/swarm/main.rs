@@ -4,6 +4,7 @@
 //! only where something never may be.
 
 mod stage;
+mod updates;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -16,6 +17,6 @@ use stage::Stage;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let tests: Vec<suite::Test<Stage>> = [stage::TESTS].concat();
+    let tests: Vec<suite::Test<Stage>> = [stage::TESTS, updates::TESTS].concat();
     suite::run_mended(Stage::build, Stage::mend, &tests)
 }

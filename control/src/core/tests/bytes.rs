@@ -109,6 +109,55 @@ fn ingress_bytes() {
     insta::assert_snapshot!(lines.join("\n\n"));
 }
 
+/// An update under way, of a service that says how: it must go on whoever leads, and whatever build does.
+#[test]
+fn update_bytes() {
+    let mut world = World::new();
+    world.apply(Change::CreateNode(CreateNode { node: node("n1") }));
+    let start = world.log.len();
+    let mut spec = service_spec("web", 2);
+    let config = UpdateConfig {
+        parallelism: 2,
+        delay: 3,
+        failure_action: FailureAction::Rollback as i32,
+        monitor: 4,
+        max_failure_ratio: 0.5,
+        order: UpdateOrder::StartFirst as i32,
+    };
+    spec.update = Some(config);
+    spec.rollback = Some(UpdateConfig::standard());
+    spec.task.container.healthcheck = Some(HealthConfig {
+        test: vec!["CMD".into(), "true".into()],
+        interval: 1_000_000,
+        timeout: 2_000_000,
+        retries: 3,
+        start_period: 4_000_000,
+        start_interval: 5_000_000,
+    });
+    world.apply(Change::CreateService(CreateService {
+        id: "web".into(),
+        spec: spec.clone(),
+    }));
+    world.settle();
+    spec.task.force_update = 1;
+    let version = world.state.services["web"].meta.version;
+    world.apply(Change::UpdateService(UpdateService {
+        id: "web".into(),
+        version,
+        spec,
+        rollback: false,
+    }));
+    world.plan();
+    world.obey();
+    world.report("web.1", TaskState::Failed);
+    world.plan();
+    let bytes = encode(&world.state);
+    assert_eq!(decode(&bytes).unwrap(), world.state);
+    let lines = world.log[start..].iter().map(|(_, c)| c.encode_to_vec());
+    let lines: Vec<String> = [bytes].into_iter().chain(lines).map(|l| hex(&l)).collect();
+    insta::assert_snapshot!(lines.join("\n\n"));
+}
+
 #[test]
 fn other_bytes_are_refused() {
     assert!(matches!(decode(&[0xff; 9]), Err(SnapshotError::Decode(_))));
