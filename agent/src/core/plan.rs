@@ -136,7 +136,7 @@ impl Observed {
     pub fn note(&mut self, desired: &Desired, now: Millis) {
         let tasks = desired.tasks();
         for (id, task) in &tasks {
-            if task.desired_state > TaskState::Running as i32 {
+            if task.is_leaving() {
                 self.withdrawn.entry((*id).to_string()).or_insert(now);
             }
         }
@@ -170,16 +170,14 @@ pub fn plan(desired: &Desired, observed: &Observed, now: Millis, wall: Timestamp
             plan.actions.extend(clear(id, containers));
         }
     }
-    let (leaving, staying): (Vec<&TaskItem>, Vec<&TaskItem>) = tasks
-        .values()
-        .partition(|t| t.desired_state > TaskState::Running as i32);
+    let (leaving, staying): (Vec<&TaskItem>, Vec<&TaskItem>) = tasks.values().partition(|t| t.is_leaving());
     for task in leaving.into_iter().chain(staying) {
         if free(observed, &task.id, now, &mut plan) {
             let containers = by_task
                 .get(task.id.as_str())
                 .map(Vec::as_slice)
                 .unwrap_or_default();
-            step(task, containers, observed, now, wall, &mut plan);
+            step(task, &desired.node_id, containers, observed, now, wall, &mut plan);
         }
     }
     plan
@@ -216,6 +214,7 @@ fn clear(task_id: &str, containers: &[&Container]) -> Option<Action> {
 
 fn step(
     task: &TaskItem,
+    node_id: &str,
     containers: &[&Container],
     observed: &Observed,
     now: Millis,
@@ -232,11 +231,12 @@ fn step(
     }
     let mut teller = Teller {
         task,
+        node_id,
         state: observed.state_of(task),
         wall,
         plan,
     };
-    if task.desired_state > TaskState::Running as i32 {
+    if task.is_leaving() {
         leave(&mut teller, container, observed, now);
     } else {
         run(&mut teller, container, observed);
@@ -246,6 +246,7 @@ fn step(
 /// Reports of one task, forward only.
 struct Teller<'a> {
     task: &'a TaskItem,
+    node_id: &'a str,
     state: i32,
     wall: Timestamp,
     plan: &'a mut Plan,
@@ -328,12 +329,8 @@ fn run(teller: &mut Teller, container: Option<&Container>, observed: &Observed) 
     teller.say(TaskState::Accepted, "accepted", String::new(), None);
     let Some(container) = container else {
         if teller.reached(TaskState::Starting) {
-            teller.say(
-                TaskState::Failed,
-                "started",
-                "task: container was removed".into(),
-                None,
-            );
+            let err = format!("No such container: {}", teller.task.name(teller.node_id));
+            teller.say(TaskState::Failed, "started", err, None);
         } else {
             teller.say(TaskState::Preparing, "preparing", String::new(), None);
             teller.plan.actions.push(Action::Create { task_id });

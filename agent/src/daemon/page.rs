@@ -78,7 +78,7 @@ fn tasks(view: &View) -> Vec<Value> {
         let state = said.map_or(0, |s| s.state).max(task.observed_state);
         json!({
             "id": task.id,
-            "name": format!("{}.{}", task.service.name, task.slot),
+            "name": format!("{}.{}", task.service.name, task.place(&view.node_id)),
             "desired": name(task.desired_state),
             "state": name(state),
             "error": said.map(|s| s.err.clone()).unwrap_or_default(),

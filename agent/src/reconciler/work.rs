@@ -11,7 +11,7 @@ use super::chain;
 use crate::core::desired::Desired;
 use crate::core::plan::{Action, LISTEN_DEADLINE_MS, Millis};
 use crate::core::resolv::{resolv_conf, search_of};
-use crate::io::docker::create::{Place, container_name, creation};
+use crate::io::docker::create::{Place, creation};
 use crate::io::docker::{Engine, EngineError};
 use crate::io::sockets;
 use crate::network::Network;
@@ -117,7 +117,7 @@ impl Worker {
         tracing::info!(image = %spec.image, "pull");
         let pulled = tokio::select! {
             pulled = self.engine.pull(&spec.image, spec.registry_auth.as_deref()) => pulled,
-            () = self.unwanted(&task.id) => return Err(Outcome::Look(container_name(task))),
+            () = self.unwanted(&task.id) => return Err(Outcome::Look(task.name(&self.node_id()))),
         };
         if let Err(error) = pulled {
             tracing::warn!(error = %chain(&error), "pull");
@@ -125,10 +125,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Until the task is wanted above RUNNING, or gone.
+    fn node_id(&self) -> String {
+        self.desired.borrow().node_id.clone()
+    }
+
+    /// Until the task is to stop, or gone.
     async fn unwanted(&self, task_id: &str) {
-        let leaving =
-            |task: Option<&&TaskItem>| task.is_none_or(|t| t.desired_state > TaskState::Running as i32);
+        let leaving = |task: Option<&&TaskItem>| task.is_none_or(|t| t.is_leaving());
         let mut desired = self.desired.clone();
         if desired
             .wait_for(|d| leaving(d.tasks().get(task_id)))
@@ -143,7 +146,7 @@ impl Worker {
     async fn taken_name(&self, task: &TaskItem, desired: &Desired, error: EngineError) -> Outcome {
         match self
             .engine
-            .container(&container_name(task), &desired.node_id)
+            .container(&task.name(&desired.node_id), &desired.node_id)
             .await
         {
             Ok(Some(container)) if container.task_id == task.id => Outcome::Look(container.id),

@@ -15,24 +15,21 @@ use super::core::query::Query;
 use super::core::shape::service::{ServiceShape, service_status};
 use super::core::shape::spec::ServiceSpec;
 use super::core::{find, image, names};
+use crate::core::state::mode_of;
 use crate::daemon::ApiError;
 use crate::manager::Manager;
 use crate::model::id::object_id;
-use crate::model::{self, Change, Code, CreateService, RemoveService, ServiceMode, UpdateService};
+use crate::model::{self, Change, Code, CreateService, RemoveService, UpdateService};
 
 pub fn list(api: &Api, query: &Query) -> Answer {
     let manager = manager(api.daemon.membership())?;
     let filters = filters(query, &["id", "name", "label", "mode", "runtime"])?;
     let state = manager.state().borrow().clone();
     let services = state.services.values().filter(|service| {
-        let mode = match service.spec.mode {
-            Some(ServiceMode::Global(_)) => "global",
-            _ => "replicated",
-        };
         filters.prefix("id", &service.id)
             && filters.prefix("name", &service.spec.annotations.name)
             && filters.labels("label", &service.spec.annotations.labels)
-            && filters.exact("mode", mode)
+            && filters.exact("mode", mode_of(&service.spec))
             && filters.exact("runtime", "container")
     });
     let with_status = query.flag("status");

@@ -8,7 +8,7 @@ use super::core::find;
 use super::core::query::Query;
 use super::core::shape::task::{TaskShape, is_task_state, task_shape, task_state_text};
 use crate::core::dirty;
-use crate::core::state::ClusterState;
+use crate::core::state::{ClusterState, task_name};
 use crate::daemon::ApiError;
 use crate::model::Task;
 
@@ -43,7 +43,7 @@ pub fn list(api: &Api, query: &Query) -> Answer {
     let tasks = state.tasks.values().filter(|task| {
         let among = |ids: &[String], id: &String| ids.is_empty() || ids.contains(id);
         filters.prefix("id", &task.id)
-            && filters.prefix("name", &find::task_name(task))
+            && filters.prefix("name", &task_name(task))
             && filters.labels("label", &task.service.labels)
             && among(&services, &task.service_id)
             && among(&nodes, &task.node_id)

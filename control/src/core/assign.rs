@@ -62,7 +62,7 @@ pub fn assign(state: &ClusterState, node_id: &str, released: &BTreeSet<String>) 
     for task in state
         .tasks
         .values()
-        .filter(|t| t.node_id == node_id && !has_ended(t))
+        .filter(|t| t.node_id == node_id && is_assigned(t) && !has_ended(t))
     {
         put(ItemKind::Task(self::task(state, task, node, released)));
     }
@@ -80,7 +80,7 @@ fn hosted_networks<'a>(state: &'a ClusterState, node_id: &str) -> BTreeMap<&'a s
     let of_tasks = state
         .tasks
         .values()
-        .filter(|t| t.node_id == node_id && !has_ended(t))
+        .filter(|t| t.node_id == node_id && is_assigned(t) && !has_ended(t))
         .flat_map(|t| t.networks.iter());
     let of_attachments = state
         .attachments

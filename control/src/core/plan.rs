@@ -84,10 +84,10 @@ pub fn plan(
     round.plan
 }
 
-/// Tasks of a slot, oldest first.
-type Slots<'a> = BTreeMap<u64, Vec<&'a Task>>;
+/// Tasks of a place, oldest first.
+type Slots<'a> = BTreeMap<Place<'a>, Vec<&'a Task>>;
 
-/// All tasks by service and slot.
+/// All tasks by service and place.
 struct Services<'a>(BTreeMap<&'a str, Slots<'a>>);
 
 impl<'a> Services<'a> {
@@ -95,7 +95,7 @@ impl<'a> Services<'a> {
         let mut services: BTreeMap<&str, Slots> = BTreeMap::new();
         for task in state.tasks.values() {
             let slots = services.entry(&task.service_id).or_default();
-            slots.entry(task.slot).or_default().push(task);
+            slots.entry(place_of(task)).or_default().push(task);
         }
         for slot in services.values_mut().flat_map(|slots| slots.values_mut()) {
             slot.sort_by_key(|t| (t.meta.created_at, &t.id));

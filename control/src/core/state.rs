@@ -84,9 +84,27 @@ pub fn networks_of(spec: &ServiceSpec) -> &[NetworkAttachmentConfig] {
 pub fn replicas_of(spec: &ServiceSpec) -> u64 {
     match &spec.mode {
         Some(ServiceMode::Replicated(mode)) => mode.replicas.unwrap_or(1),
-        Some(ServiceMode::Global(_)) => 0,
+        Some(ServiceMode::Global(_) | ServiceMode::ReplicatedJob(_) | ServiceMode::GlobalJob(_)) => 0,
         None => 1,
     }
+}
+
+/// The mode's name, as filters have it.
+pub fn mode_of(spec: &ServiceSpec) -> &'static str {
+    match &spec.mode {
+        Some(ServiceMode::Replicated(_)) | None => "replicated",
+        Some(ServiceMode::Global(_)) => "global",
+        Some(ServiceMode::ReplicatedJob(_)) => "replicated-job",
+        Some(ServiceMode::GlobalJob(_)) => "global-job",
+    }
+}
+
+/// Whether the service's tasks run to their end.
+pub fn is_job(spec: &ServiceSpec) -> bool {
+    matches!(
+        spec.mode,
+        Some(ServiceMode::ReplicatedJob(_) | ServiceMode::GlobalJob(_))
+    )
 }
 
 /// Whether the service's virtual addresses are wanted (the default) rather than its tasks' own (`dnsrr`).
@@ -105,14 +123,49 @@ pub fn node_name(node: &Node) -> &str {
     if name.is_empty() { &node.id } else { name }
 }
 
-/// The container's name, as Swarm makes it.
+/// The container's name, as Swarm makes it: with the node's id where there is no slot (swarmkit api/naming/naming.go).
+/// The first task of a replicated job has slot 0 and reads so, too.
 pub fn task_name(task: &Task) -> String {
-    format!("{}.{}.{}", task.service.name, task.slot, task.id)
+    let slot = task.slot.to_string();
+    let place = if task.slot == 0 { &task.node_id } else { &slot };
+    format!("{}.{place}.{}", task.service.name, task.id)
 }
 
-/// Whether the managers still want the task (desired state up to RUNNING).
+/// Where a task of its service stands: successors take the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place<'a> {
+    Slot(u64),
+    /// Id of the node that the task was made for.
+    Node(&'a str),
+}
+
+pub fn place_of(task: &Task) -> Place<'_> {
+    if task.preassigned {
+        Place::Node(&task.node_id)
+    } else {
+        Place::Slot(task.slot)
+    }
+}
+
+/// Whether the managers still want the task: desired state up to RUNNING, or COMPLETE, which is what tasks of jobs are
+/// wanted to reach.
 pub fn is_wanted(task: &Task) -> bool {
-    task.desired_state <= TaskState::Running as i32
+    task.desired_state <= TaskState::Complete as i32
+}
+
+/// Whether a node was told of the task. One that is made for a node names it before.
+pub fn is_assigned(task: &Task) -> bool {
+    !task.node_id.is_empty() && task.status.state >= TaskState::Assigned as i32
+}
+
+/// Whether the task is one of a job and did what it was made for.
+pub fn is_completed(task: &Task) -> bool {
+    task.job_iteration.is_some() && task.status.state == TaskState::Complete as i32
+}
+
+/// Whether another task in its place would be one too many.
+pub fn takes_place(task: &Task) -> bool {
+    is_wanted(task) && !is_completed(task)
 }
 
 /// Whether the task has ended (observed state above RUNNING).
@@ -122,5 +175,5 @@ pub fn has_ended(task: &Task) -> bool {
 
 /// Whether the task keeps its addresses: until it has ended, or is given up before it was assigned, or is deleted.
 pub fn holds_addresses(task: &Task) -> bool {
-    !has_ended(task) && (is_wanted(task) || !task.node_id.is_empty())
+    !has_ended(task) && (is_wanted(task) || is_assigned(task))
 }

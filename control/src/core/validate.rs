@@ -44,14 +44,9 @@ pub fn name(name: &str) -> Result<(), Refused> {
 
 pub fn service(spec: &ServiceSpec) -> Result<(), Refused> {
     name(&spec.annotations.name)?;
-    if let Some(ServiceMode::Global(_)) = spec.mode {
-        return Err(refuse(
-            Code::Unimplemented,
-            "global services are not supported yet",
-        ));
-    }
     task(&spec.task)?;
     rollout::check_labels(spec).map_err(invalid)?;
+    mode(spec)?;
     if let Some(e) = &spec.endpoint {
         endpoint(e)?;
     }
@@ -66,6 +61,27 @@ pub fn service(spec: &ServiceSpec) -> Result<(), Refused> {
                 network.target
             )));
         }
+    }
+    Ok(())
+}
+
+/// swarmkit manager/controlapi/service.go `validateMode` and `validateJob`.
+fn mode(spec: &ServiceSpec) -> Result<(), Refused> {
+    let is_negative = |number: u64| i64::try_from(number).is_err();
+    match &spec.mode {
+        Some(ServiceMode::Replicated(mode)) if mode.replicas.is_some_and(is_negative) => {
+            return Err(invalid("Number of replicas must be non-negative"));
+        }
+        Some(ServiceMode::ReplicatedJob(job)) if is_negative(job.max_concurrent) => {
+            return Err(invalid("Maximum concurrent jobs must not be negative"));
+        }
+        Some(ServiceMode::ReplicatedJob(job)) if is_negative(job.total_completions) => {
+            return Err(invalid("Total completed jobs must not be negative"));
+        }
+        _ => {}
+    }
+    if super::state::is_job(spec) && spec.update.is_some() {
+        return Err(invalid("Jobs may not have an update config"));
     }
     Ok(())
 }

@@ -300,6 +300,26 @@ pub struct AttachmentItem {
     pub container_id: String,
 }
 
+impl TaskItem {
+    /// Whether the task is to stop: tasks of jobs are wanted up to COMPLETE.
+    pub fn is_leaving(&self) -> bool {
+        self.desired_state > TaskState::Complete as i32
+    }
+
+    /// Its slot, or the node where it has none (swarmkit template/context.go, api/naming/naming.go).
+    pub fn place(&self, node_id: &str) -> String {
+        match self.slot {
+            0 => node_id.to_string(),
+            slot => slot.to_string(),
+        }
+    }
+
+    /// Swarm's name of the task's container.
+    pub fn name(&self, node_id: &str) -> String {
+        format!("{}.{}.{}", self.service.name, self.place(node_id), self.id)
+    }
+}
+
 /// The set of items a node works by: what the stream folds to and the ledger stores.
 pub type Items = BTreeMap<String, Item>;
 

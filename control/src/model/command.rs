@@ -232,6 +232,9 @@ pub struct CreateTask {
     /// A task of the slot that runs stays until this one does (start-first).
     #[prost(bool, tag = "7")]
     pub beside: bool,
+    /// The node that the task is made for, if it is one of a service that has one on each; it has no slot then.
+    #[prost(string, tag = "10")]
+    pub node_id: String,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -166,6 +166,9 @@ pub struct Service {
     /// Of the update that is under way or was the last; absent until it begins.
     #[prost(message, optional, tag = "25")]
     pub update_progress: Option<UpdateProgress>,
+    /// Of a job, and of nothing else.
+    #[prost(message, optional, tag = "20")]
+    pub job: Option<JobStatus>,
 }
 
 #[derive(Clone, PartialEq, Eq, Message)]
@@ -179,6 +182,16 @@ pub struct UpdateStatus {
     pub completed_at: Option<Timestamp>,
     #[prost(string, tag = "4")]
     pub message: String,
+}
+
+/// How often a job was run: every update of its service runs it again.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct JobStatus {
+    /// 0 at first.
+    #[prost(uint64, tag = "1")]
+    pub iteration: u64,
+    #[prost(int64, tag = "2")]
+    pub last_execution: Timestamp,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
@@ -249,6 +262,12 @@ pub struct Task {
     /// When the managers heard that it ended although it was wanted; 0 otherwise.
     #[prost(int64, tag = "27")]
     pub failed_at: Timestamp,
+    /// Of a job: the iteration it is part of. Such a task is wanted up to COMPLETE, any other up to RUNNING.
+    #[prost(uint64, optional, tag = "20")]
+    pub job_iteration: Option<u64>,
+    /// Made for the node `node_id`, and for no other: it has no slot.
+    #[prost(bool, tag = "21")]
+    pub preassigned: bool,
 }
 
 /// swarmkit api/types.proto TaskState: gaps leave room for states to come; of two observations the greater is right.

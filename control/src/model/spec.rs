@@ -23,7 +23,7 @@ pub struct ServiceSpec {
     pub annotations: Annotations,
     #[prost(message, required, tag = "2")]
     pub task: TaskSpec,
-    #[prost(oneof = "ServiceMode", tags = "3, 4")]
+    #[prost(oneof = "ServiceMode", tags = "3, 4, 9, 10")]
     pub mode: Option<ServiceMode>,
     #[prost(message, optional, tag = "5")]
     pub endpoint: Option<EndpointSpec>,
@@ -40,9 +40,12 @@ pub struct ServiceSpec {
 pub enum ServiceMode {
     #[prost(message, tag = "3")]
     Replicated(ReplicatedMode),
-    /// Number of the global mode; refused at the API until it is built.
     #[prost(message, tag = "4")]
     Global(GlobalMode),
+    #[prost(message, tag = "9")]
+    ReplicatedJob(ReplicatedJob),
+    #[prost(message, tag = "10")]
+    GlobalJob(GlobalJob),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -53,6 +56,20 @@ pub struct ReplicatedMode {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct GlobalMode {}
+
+/// Tasks that run to their end, one in each slot from 0 to `total_completions` - 1.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ReplicatedJob {
+    /// Tasks at a time.
+    #[prost(uint64, tag = "1")]
+    pub max_concurrent: u64,
+    #[prost(uint64, tag = "2")]
+    pub total_completions: u64,
+}
+
+/// One task that runs to its end on every fitting node.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct GlobalJob {}
 
 #[derive(Clone, PartialEq, Message)]
 pub struct TaskSpec {

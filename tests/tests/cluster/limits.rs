@@ -292,16 +292,6 @@ fn joins_that_cannot_be_are_refused(cluster: &Cluster) -> Result<()> {
 
 fn what_is_not_built_yet_is_named_and_changes_nothing(cluster: &Cluster) -> Result<()> {
     let node = cluster.node(2);
-    refused(
-        node,
-        &["service", "create", "-d", "--mode", "global", "skep-test"],
-        &["global"],
-    )?;
-    refused(
-        node,
-        &["service", "create", "-d", "--mode", "replicated-job", "skep-test"],
-        &["job"],
-    )?;
     refused(node, &["secret", "create", "s", "/etc/hostname"], &["secret"])?;
     refused(node, &["config", "create", "c", "/etc/hostname"], &["config"])
 }

@@ -3,6 +3,7 @@
 //! The tests share the swarm and run in order; each leaves it as it found it. They print how long things took, and fail
 //! only where something never may be.
 
+mod modes;
 mod stage;
 mod updates;
 
@@ -17,6 +18,6 @@ use stage::Stage;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let tests: Vec<suite::Test<Stage>> = [stage::TESTS, updates::TESTS].concat();
+    let tests: Vec<suite::Test<Stage>> = [stage::TESTS, updates::TESTS, modes::TESTS].concat();
     suite::run_mended(Stage::build, Stage::mend, &tests)
 }

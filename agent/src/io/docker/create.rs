@@ -58,15 +58,10 @@ pub enum CreationError {
     Address(String),
 }
 
-/// Swarm's name of the task's container.
-pub fn container_name(task: &TaskItem) -> String {
-    format!("{}.{}.{}", task.service.name, task.slot, task.id)
-}
-
 /// # Errors
 /// [`CreationError`].
 pub fn creation(task: &TaskItem, place: &Place) -> Result<Creation, CreationError> {
-    let name = container_name(task);
+    let name = task.name(&place.node_id);
     let values = values(task, place, &name);
     let spec = &task.spec.container;
     let env: Result<Vec<String>, _> = spec.env.iter().map(|e| expand(e, &values)).collect();
@@ -174,7 +169,7 @@ fn values<'a>(task: &'a TaskItem, place: &'a Place, name: &'a str) -> TemplateVa
         node_architecture: &place.architecture,
         task_id: &task.id,
         task_name: name,
-        task_slot: task.slot.to_string(),
+        task_slot: task.place(&place.node_id),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::core::ingress::bare;
-use crate::core::state::ClusterState;
+use crate::core::state::{ClusterState, task_name};
 use crate::model::*;
 
 /// Texts of moby daemon/cluster/helpers.go.
@@ -96,11 +96,6 @@ pub fn ingress_address<'a>(
         Some(found) => Ok(found),
         None => find("ingress address", &state.ingress_addresses, reference, |_| ""),
     }
-}
-
-/// `service.slot.taskid`, as the container is called.
-pub fn task_name(task: &Task) -> String {
-    format!("{}.{}.{}", task.service.name, task.slot, task.id)
 }
 
 #[cfg(test)]

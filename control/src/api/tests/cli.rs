@@ -178,6 +178,51 @@ async fn a_user_deploys_a_stack() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn modes_show_what_swarm_shows() {
+    let served = manager().await;
+    let modes: [(&str, &[&str]); 3] = [
+        ("all", &["--mode", "global"]),
+        ("each", &["--mode", "global-job"]),
+        (
+            "work",
+            &[
+                "--mode",
+                "replicated-job",
+                "--replicas",
+                "3",
+                "--max-concurrent",
+                "2",
+            ],
+        ),
+    ];
+    for (name, options) in modes {
+        let create = ["service", "create", "--detach", "--name", name];
+        docker(&served, &[&create[..], options, &["busybox"]].concat())
+            .await
+            .unwrap();
+    }
+    let format = "{{.Name}} {{.Mode}} {{.Replicas}}";
+    let services = docker(&served, &["service", "ls", "--format", format])
+        .await
+        .unwrap();
+    let shown =
+        "all global 1/1\neach global job 0/0 (1/1 completed)\nwork replicated job 0/2 (3/3 completed)\n";
+    assert_eq!(services, shown);
+    let jobs = ["service", "ls", "--quiet", "--filter", "mode=global-job"];
+    assert_eq!(docker(&served, &jobs).await.unwrap().lines().count(), 1);
+    let error = docker(
+        &served,
+        &["service", "update", "--detach", "--replicas", "4", "all"],
+    )
+    .await;
+    assert!(
+        error
+            .unwrap_err()
+            .contains("replicas can only be used with replicated")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn errors_reach_the_user() {
     let served = manager().await;
     let error = docker(
@@ -187,16 +232,6 @@ async fn errors_reach_the_user() {
     .await
     .unwrap_err();
     assert!(error.contains("secret not found: s"), "{error}");
-    let error = docker(
-        &served,
-        &["service", "create", "--detach", "--mode", "global", "busybox"],
-    )
-    .await
-    .unwrap_err();
-    assert!(
-        error.contains("global mode is not supported by Skep yet"),
-        "{error}"
-    );
     let error = docker(&served, &["service", "inspect", "none"])
         .await
         .unwrap_err();

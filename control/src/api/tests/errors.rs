@@ -91,6 +91,8 @@ async fn bad_requests_are_refused_in_swarms_words() {
     served.network("app").await;
     served.service(service("web")).await;
     let invalid = "rpc error: code = InvalidArgument desc = ";
+    let mut job = with("/Mode", json!({"GlobalJob": {}}));
+    job["UpdateConfig"] = json!({});
     let cases = [
         ("GET", "/v1.23/services", Value::Null, 400, "client version 1.23 is too old. Minimum supported API version is 1.24, please upgrade your client to a newer version".to_string()),
         ("GET", "/v1.99/services", Value::Null, 400, "client version 1.99 is too new. Maximum supported API version is 1.53".to_string()),
@@ -108,7 +110,9 @@ async fn bad_requests_are_refused_in_swarms_words() {
         ("POST", "/services/create", with("/TaskTemplate/ContainerSpec/Image", json!("")), 400, format!("{invalid}ContainerSpec: image reference must be provided")),
         ("POST", "/services/create", with("/TaskTemplate/Networks", json!([{"Target": "none-such"}])), 404, "network none-such not found".to_string()),
         ("POST", "/services/create", with("/TaskTemplate/Networks", json!([{"Target": "ingress"}])), 400, format!("{invalid}Service cannot be explicitly attached to the ingress network \"ingress\"")),
-        ("POST", "/services/create", with("/Mode", json!({"Global": {}})), 501, "global mode is not supported by Skep yet".to_string()),
+        ("POST", "/services/create", with("/Mode", json!({"ReplicatedJob": {"MaxConcurrent": u64::MAX}})), 400, format!("{invalid}Maximum concurrent jobs must not be negative")),
+        ("POST", "/services/create", with("/Mode", json!({"ReplicatedJob": {"TotalCompletions": u64::MAX}})), 400, format!("{invalid}Total completed jobs must not be negative")),
+        ("POST", "/services/create", with("/Mode", json!({"Replicated": {"Replicas": u64::MAX}})), 400, format!("{invalid}Number of replicas must be non-negative")),
         ("POST", "/services/create", with("/TaskTemplate/ContainerSpec/Secrets", json!([{"SecretName": "x"}])), 501, "a secret in a service is not supported by Skep yet".to_string()),
         ("POST", "/services/create", with("/UpdateConfig", json!({"Order": "any"})), 400, "unrecognized update order any".to_string()),
         ("POST", "/services/create", with("/RollbackConfig", json!({"FailureAction": "x"})), 400, "unrecognized update failure action x".to_string()),
@@ -123,6 +127,7 @@ async fn bad_requests_are_refused_in_swarms_words() {
         ("POST", "/swarm/init", json!({"ListenAddr": "0.0.0.0:2377"}), 503, "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.".to_string()),
         ("GET", "/swarm/unlockkey", Value::Null, 501, "locking managers (autolock) is not supported by Skep yet".to_string()),
         ("GET", "/secrets/s", Value::Null, 404, "secret s not found".to_string()),
+        ("POST", "/services/create", job, 400, format!("{invalid}Jobs may not have an update config")),
         ("POST", "/services/create", with("/Mode/Global", json!({})), 400, "must specify only one service mode".to_string()),
         ("GET", "/swarm/none", Value::Null, 404, "page not found".to_string()),
     ];

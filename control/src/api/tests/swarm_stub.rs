@@ -72,7 +72,7 @@ impl Inner {
         let tasks = self.state.tasks.values().filter(|task| task.node_id == NODE);
         let behind = tasks.filter_map(|task| {
             let state = match task.desired_state() {
-                TaskState::Ready | TaskState::Running => task.desired_state(),
+                TaskState::Ready | TaskState::Running | TaskState::Complete => task.desired_state(),
                 _ => TaskState::Shutdown,
             };
             (task.status.state() < state).then(|| TaskReport {

@@ -39,6 +39,10 @@ pub fn create(state: &mut ClusterState, at: At, c: &CreateService) -> Answer {
         spec_version: at.index,
         update_status: None,
         update_progress: None,
+        job: is_job(&c.spec).then_some(JobStatus {
+            iteration: 0,
+            last_execution: at.now,
+        }),
     };
     service.ports = ports(state, &service)?;
     service.vips = vips(state, at, &service)?;
@@ -65,7 +69,7 @@ pub fn update(state: &mut ClusterState, at: At, c: &UpdateService) -> Answer {
     } else {
         c.spec.clone()
     };
-    if is_global(&spec) != is_global(&old.spec) {
+    if mode_of(&spec) != mode_of(&old.spec) {
         return Err(refuse(Code::Unimplemented, "service mode change is not allowed"));
     }
     if spec.annotations.name != old.spec.annotations.name {
@@ -74,6 +78,10 @@ pub fn update(state: &mut ClusterState, at: At, c: &UpdateService) -> Answer {
     let mut service = with_spec(state, at, &old, spec)?;
     service.previous_spec = Some(old.spec.clone());
     service.update_progress = None;
+    if let Some(job) = &mut service.job {
+        job.iteration += 1;
+        job.last_execution = at.now;
+    }
     service.update_status = c.rollback.then(|| UpdateStatus {
         state: "rollback_started".to_string(),
         started_at: Some(at.now),
@@ -133,10 +141,6 @@ pub(super) fn turned_back(state: &mut ClusterState, at: At, old: &Service, next:
             service
         }
     }
-}
-
-fn is_global(spec: &ServiceSpec) -> bool {
-    matches!(spec.mode, Some(ServiceMode::Global(_)))
 }
 
 /// Its tasks are to be removed; the planner deletes each when it has ended.

@@ -12,14 +12,15 @@ use crate::model::*;
 const CREATED: &str = "created";
 const PENDING: &str = "pending task scheduling";
 const ASSIGNED: &str = "scheduler assigned task to node";
+const CONFIRMED: &str = "scheduler confirmed task can run on preassigned node";
 /// swarmkit's allocator, shown as the task's error.
 const NO_ADDRESS: &str = "could not find an available IP";
 
 /// What a plan needs to know of the state as a whole, read once for all its steps.
 struct Round {
     book: AddressBook,
-    /// Wanted tasks by slot.
-    live: BTreeMap<(String, u64), usize>,
+    /// Wanted tasks by place: service, slot, and the node of one that has no slot.
+    live: BTreeMap<(String, u64, String), usize>,
 }
 
 /// Applies each step whose premise still holds.
@@ -40,7 +41,7 @@ pub fn plan(state: &mut ClusterState, at: At, c: &PlanTasks) -> Answer {
                 let Ok(desired) = TaskState::try_from(step.desired_state) else {
                     continue;
                 };
-                let was_wanted = state.tasks.get(&step.id).is_some_and(|t| is_wanted(t));
+                let was_wanted = state.tasks.get(&step.id).is_some_and(|t| takes_place(t));
                 desire(state, at, &step.id, desired);
                 if let (Some(round), Some(task)) = (&mut round, state.tasks.get(&step.id))
                     && was_wanted
@@ -61,26 +62,37 @@ pub fn plan(state: &mut ClusterState, at: At, c: &PlanTasks) -> Answer {
 impl Round {
     fn read(state: &ClusterState, at: At) -> Round {
         let mut live = BTreeMap::new();
-        for task in state.tasks.values().filter(|t| is_wanted(t)) {
-            *live.entry((task.service_id.clone(), task.slot)).or_default() += 1;
+        for task in state.tasks.values().filter(|t| takes_place(t)) {
+            *live.entry(key(task)).or_default() += 1;
         }
         let book = AddressBook::new(state, at.now);
         Round { book, live }
     }
 
-    /// Takes a place in the slot. It has one, and one more for a task that starts beside the one that runs.
+    /// Takes a place. It has one, and one more for a task that starts beside the one that runs.
     fn enter(&mut self, step: &CreateTask) -> bool {
-        let wanted = self.live.entry((step.service_id.clone(), step.slot)).or_default();
+        let wanted = self
+            .live
+            .entry((step.service_id.clone(), step.slot, step.node_id.clone()))
+            .or_default();
         let enters = *wanted < 1 + usize::from(step.beside);
         *wanted += usize::from(enters);
         enters
     }
 
     fn leave(&mut self, task: &Task) {
-        if let Some(wanted) = self.live.get_mut(&(task.service_id.clone(), task.slot)) {
+        if let Some(wanted) = self.live.get_mut(&key(task)) {
             *wanted = wanted.saturating_sub(1);
         }
     }
+}
+
+fn key(task: &Task) -> (String, u64, String) {
+    let node_id = match place_of(task) {
+        Place::Slot(_) => "",
+        Place::Node(id) => id,
+    };
+    (task.service_id.clone(), task.slot, node_id.to_string())
 }
 
 /// A slot never has two wanted tasks, but while one starts beside the other: one more is not made, whoever plans it.
@@ -89,11 +101,17 @@ fn create(state: &mut ClusterState, at: At, step: &CreateTask, round: &mut Round
         return;
     };
     let taken = state.tasks.contains_key(&step.id) || state.attachments.contains_key(&step.id);
+    let preassigned = !step.node_id.is_empty();
+    if preassigned && !state.nodes.contains_key(&step.node_id) {
+        return;
+    }
     if taken || step.id.is_empty() || !round.enter(step) {
         return;
     }
     let desired = if step.desired_state == TaskState::Ready as i32 {
         TaskState::Ready
+    } else if service.job.is_some() {
+        TaskState::Complete
     } else {
         TaskState::Running
     };
@@ -113,6 +131,9 @@ fn create(state: &mut ClusterState, at: At, step: &CreateTask, round: &mut Round
         service_id: service.id.clone(),
         service: service.spec.annotations.clone(),
         slot: step.slot,
+        node_id: step.node_id.clone(),
+        preassigned,
+        job_iteration: service.job.map(|job| job.iteration),
         spec: service.spec.task.clone(),
         spec_version: service.spec_version,
         desired_state: desired as i32,
@@ -176,13 +197,15 @@ fn assign(state: &mut ClusterState, at: At, step: &AssignTask) {
     let Some(task) = state.tasks.get_mut(&step.id) else {
         return;
     };
-    let open = task.status.state == TaskState::Pending as i32 && task.node_id.is_empty() && is_wanted(task);
+    let asked = task.node_id.is_empty() || task.preassigned && task.node_id == step.node_id;
+    let open = task.status.state == TaskState::Pending as i32 && asked && is_wanted(task);
     if !fit || !open {
         return;
     }
     let task = Arc::make_mut(task);
     task.node_id.clone_from(&step.node_id);
-    task.status = status(at, TaskState::Assigned, ASSIGNED);
+    let message = if task.preassigned { CONFIRMED } else { ASSIGNED };
+    task.status = status(at, TaskState::Assigned, message);
     at.touch(&mut task.meta);
 }
 
@@ -194,7 +217,7 @@ pub(super) fn desire(state: &mut ClusterState, at: At, id: &str, desired: TaskSt
     }
     let mut task = Task::clone(task);
     let held = holds_addresses(&task);
-    let leaves = is_wanted(&task) && desired > TaskState::Running;
+    let leaves = is_wanted(&task) && desired > TaskState::Complete;
     if leaves && task.status.state == TaskState::Running as i32 {
         task.withdrawn_at = at.index;
     }
@@ -225,8 +248,8 @@ fn delete(state: &mut ClusterState, at: At, id: &str) {
     let Some(task) = state.tasks.get(id).cloned() else {
         return;
     };
-    let lost = !task.node_id.is_empty() && !state.may_run(&task.node_id);
-    if is_wanted(&task) || !(has_ended(&task) || task.node_id.is_empty() || lost) {
+    let lost = is_assigned(&task) && !state.may_run(&task.node_id);
+    if is_wanted(&task) || !(has_ended(&task) || !is_assigned(&task) || lost) {
         return;
     }
     state.tasks.remove(id);
@@ -306,7 +329,7 @@ pub fn report(state: &mut ClusterState, at: At, c: &ReportTasks) -> Answer {
             continue;
         };
         let told = &report.status;
-        if task.node_id.is_empty() || task.node_id != c.node_id || TaskState::try_from(told.state).is_err() {
+        if !is_assigned(task) || task.node_id != c.node_id || TaskState::try_from(told.state).is_err() {
             continue;
         }
         let known = &task.status;

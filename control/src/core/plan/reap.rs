@@ -20,7 +20,7 @@ pub fn reap<'a>(round: &mut Round<'a, '_>, services: &Services<'a>) {
             round,
             slot,
             kept(limit.unwrap_or(DEFAULT_HISTORY), service.map(|s| &**s)),
-            service.map_or(0, |s| under_way(s)),
+            service.map(|s| &**s),
         );
     }
     lost(round);
@@ -43,8 +43,7 @@ fn removed(round: &mut Round, slot: &[&Task]) {
         .iter()
         .filter(|t| t.desired_state >= TaskState::Remove as i32)
     {
-        let nobody_runs_it =
-            task.node_id.is_empty() || has_ended(task) || !round.state.may_run(&task.node_id);
+        let nobody_runs_it = !is_assigned(task) || has_ended(task) || !round.state.may_run(&task.node_id);
         if nobody_runs_it {
             round.step(TaskAction::Delete(task.id.clone()));
         }
@@ -62,18 +61,28 @@ fn under_way(service: &Service) -> u64 {
 
 /// Trims a slot's history, oldest first; the newest task stays, since it stands for the slot, and so does one that the
 /// update under way made, since it says that the slot was taken and what came of it.
-fn history<'a>(round: &mut Round<'a, '_>, slot: &[&'a Task], kept: Option<usize>, update: u64) {
-    let Some(kept) = kept else { return };
+fn history<'a>(round: &mut Round<'a, '_>, slot: &[&'a Task], kept: Option<usize>, service: Option<&Service>) {
+    let (Some(kept), Some(service)) = (kept, service) else {
+        return;
+    };
+    let update = under_way(service);
     let mut surplus = slot.len().saturating_sub(kept);
     for task in slot.iter().take(slot.len().saturating_sub(1)) {
         if surplus == 0 {
             return;
         }
         let counts = update != 0 && update == task.update;
-        let past = !counts && !is_wanted(task) && (has_ended(task) || task.node_id.is_empty());
-        if past && task.desired_state < TaskState::Remove as i32 {
+        // Tasks that a job completed stay wanted; those of an earlier run of it say nothing any more.
+        let is_done = is_completed(task) && task.job_iteration != service.job.map(|job| job.iteration);
+        let past = is_done || !is_wanted(task) && (has_ended(task) || !is_assigned(task));
+        if counts || !past || task.desired_state >= TaskState::Remove as i32 {
+            continue;
+        }
+        surplus -= 1;
+        if is_done {
+            round.desire(task, TaskState::Remove);
+        } else {
             round.step(TaskAction::Delete(task.id.clone()));
-            surplus -= 1;
         }
     }
 }

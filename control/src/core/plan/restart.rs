@@ -15,29 +15,33 @@ pub enum Leaving {
     Ended,
     /// Its node is down, drained or gone: the replacement starts as soon as it may.
     NodeLost,
+    /// Its node took no part in an update: as above.
+    Outdated,
 }
 
 /// Whether a wanted task has to go.
 pub fn leaving(round: &Round, task: &Task) -> Option<Leaving> {
-    if !task.node_id.is_empty() {
-        let lost = match round.node(task) {
-            None => true,
-            Some(n) => n.state() == NodeState::Down || n.spec.availability() == Availability::Drain,
-        };
-        if lost {
-            return Some(Leaving::NodeLost);
-        }
+    if !task.node_id.is_empty() && is_lost(round.node(task)) {
+        return Some(Leaving::NodeLost);
     }
     has_ended(task).then_some(Leaving::Ended)
 }
 
-/// Whether the policy wants another task in place of `task`, the newest of its slot. Attempts count for one version of
-/// the spec, and only those the history still holds.
+/// Whether tasks have to leave the node.
+pub fn is_lost(node: Option<&Node>) -> bool {
+    node.is_none_or(|n| n.state() == NodeState::Down || n.spec.availability() == Availability::Drain)
+}
+
+/// Whether the policy wants another task in place of `task`, the newest of its place. Attempts count for one version of
+/// the spec (of a job: for one iteration), and only those the history still holds. A job that is done is not run again,
+/// whatever the policy says.
 pub fn is_restarted(task: &Task, slot: &[&Task]) -> bool {
     let policy = task.spec.restart.as_ref();
+    let completed = task.status.state == TaskState::Complete as i32;
     match policy.and_then(|p| p.condition.as_deref()).unwrap_or("any") {
         "none" => return false,
-        "on-failure" if task.status.state == TaskState::Complete as i32 => return false,
+        "on-failure" if completed => return false,
+        _ if is_completed(task) => return false,
         _ => {}
     }
     let max_attempts = policy.and_then(|p| p.max_attempts).unwrap_or(0);
@@ -46,13 +50,23 @@ pub fn is_restarted(task: &Task, slot: &[&Task]) -> bool {
     }
     let of_version = slot
         .iter()
-        .filter(|t| t.spec_version == task.spec_version)
-        .skip(1);
+        .filter(|t| t.spec_version == task.spec_version && t.job_iteration == task.job_iteration);
     let window = policy.and_then(|p| p.window).unwrap_or(0);
-    let since = task.status.timestamp.saturating_sub(window);
-    let restarts = of_version
-        .filter(|t| window == 0 || t.meta.created_at > since)
-        .count();
+    // The managers' clock is one, the nodes' are many.
+    let ended_at = if task.failed_at == 0 {
+        task.status.timestamp
+    } else {
+        task.failed_at
+    };
+    let since = ended_at.saturating_sub(window);
+    // What was shut down on a node of its own (drained and active again) is made anew without counting.
+    let mut restarts = 0;
+    let mut before: Option<&Task> = None;
+    for next in of_version {
+        let restart = before.is_some_and(|t| !t.preassigned || t.status.state != TaskState::Shutdown as i32);
+        restarts += usize::from(restart && (window == 0 || next.meta.created_at > since));
+        before = Some(next);
+    }
     (restarts as u64) < max_attempts
 }
 
@@ -60,7 +74,7 @@ pub fn is_restarted(task: &Task, slot: &[&Task]) -> bool {
 pub fn start_not_before(round: &Round, task: &Task, leaving: Leaving) -> Timestamp {
     let delay = task.spec.restart.as_ref().and_then(|p| p.delay);
     match (leaving, delay.unwrap_or(DEFAULT_DELAY)) {
-        (Leaving::NodeLost, _) | (Leaving::Ended, 0) => 0,
+        (Leaving::NodeLost | Leaving::Outdated, _) | (Leaving::Ended, 0) => 0,
         (Leaving::Ended, delay) => round.now + delay,
     }
 }
@@ -76,10 +90,10 @@ pub fn is_delayed(round: &Round, task: &Task, leaving: Leaving) -> bool {
 /// Whether a task of the slot that is no longer wanted may still run somewhere in reach: its successor waits.
 pub fn is_blocked(round: &Round, slot: &[&Task]) -> bool {
     slot.iter()
-        .any(|t| !is_wanted(t) && !has_ended(t) && !t.node_id.is_empty() && round.state.may_run(&t.node_id))
+        .any(|t| !is_wanted(t) && !has_ended(t) && is_assigned(t) && round.state.may_run(&t.node_id))
 }
 
-/// READY becomes RUNNING when the delay is over and the predecessor has stopped.
+/// READY becomes RUNNING (for a job COMPLETE) when the delay is over and the predecessor has stopped.
 pub fn start_waiting<'a>(round: &mut Round<'a, '_>, services: &Services<'a>) {
     for (_, slot) in services.slots() {
         for task in slot.iter().filter(|t| t.desired_state == TaskState::Ready as i32) {
@@ -89,7 +103,12 @@ pub fn start_waiting<'a>(round: &mut Round<'a, '_>, services: &Services<'a>) {
             if task.start_not_before > round.now {
                 round.wake_at(task.start_not_before);
             } else if !is_blocked(round, slot) {
-                round.desire(task, TaskState::Running);
+                let goal = if task.job_iteration.is_some() {
+                    TaskState::Complete
+                } else {
+                    TaskState::Running
+                };
+                round.desire(task, goal);
             }
         }
     }

@@ -108,7 +108,7 @@ pub fn schedule<'a>(round: &mut Round<'a, '_>, failures: &FailureMemory) {
         .tasks
         .values()
         .map(|t| &**t)
-        .filter(|t| t.status.state == TaskState::Pending as i32 && t.node_id.is_empty() && is_wanted(t))
+        .filter(|t| t.status.state == TaskState::Pending as i32 && is_wanted(t))
         .filter(|t| !round.touched.contains(t.id.as_str()))
         .collect();
     if pending.is_empty() {
@@ -145,7 +145,7 @@ fn rooms(state: &ClusterState) -> Vec<Room<'_>> {
         .values()
         .map(|n| (n.id.as_str(), Room::new(n)))
         .collect();
-    for task in state.tasks.values().filter(|t| !has_ended(t)) {
+    for task in state.tasks.values().filter(|t| is_assigned(t) && !has_ended(t)) {
         if let Some(room) = rooms.get_mut(task.node_id.as_str()) {
             room.add(task);
         }
@@ -248,7 +248,8 @@ fn choose(task: &Task, group: &Group, rooms: &[Room]) -> Result<usize, String> {
     let max_replicas = task.spec.placement.as_ref().map_or(0, |p| p.max_replicas);
     let mut failed: BTreeMap<Filter, usize> = BTreeMap::new();
     let mut fitting = Vec::new();
-    for (number, room) in rooms.iter().enumerate() {
+    let is_asked = |room: &Room| !task.preassigned || room.node.id == task.node_id;
+    for (number, room) in rooms.iter().enumerate().filter(|(_, room)| is_asked(room)) {
         match group.fits[number].and_then(|()| fits_now(task, room, max_replicas)) {
             Ok(()) => fitting.push(number),
             Err(filter) => *failed.entry(filter).or_default() += 1,

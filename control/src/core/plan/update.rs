@@ -39,7 +39,7 @@ pub fn service<'a>(
     round: &mut Round<'a, '_>,
     service: &'a Service,
     slots: &Slots<'a>,
-    standing: &BTreeMap<u64, &'a Task>,
+    standing: &BTreeMap<Place<'a>, &'a Task>,
 ) {
     let state = service.update_status.as_ref().map_or("", |s| s.state.as_str());
     // What is paused goes on with the next change of the spec; what is completed left only slots that it gave up.
@@ -72,7 +72,7 @@ impl<'a> Update<'a> {
         round: &Round<'a, '_>,
         service: &'a Service,
         slots: &Slots<'a>,
-        standing: &BTreeMap<u64, &'a Task>,
+        standing: &BTreeMap<Place<'a>, &'a Task>,
     ) -> Update<'a> {
         let progress = service.update_progress.unwrap_or_default();
         let is_ours = |task: &Task| progress.number != 0 && task.update == progress.number;
@@ -85,8 +85,8 @@ impl<'a> Update<'a> {
             open: Vec::new(),
             waiting: Vec::new(),
         };
-        for (number, task) in standing {
-            let slot = slots.get(number).map_or(&[][..], Vec::as_slice);
+        for (place, task) in standing {
+            let slot = slots.get(place).map_or(&[][..], Vec::as_slice);
             let ours: Vec<&Task> = slot.iter().copied().filter(|t| is_ours(t)).collect();
             if !is_up_to_date(service, task, round.node(task)) {
                 if ours.is_empty() {
@@ -123,9 +123,9 @@ impl<'a> Update<'a> {
             Ok(number) => number,
         };
         let mut open = self.open.clone();
-        open.sort_by_key(|t| (t.status.state == TaskState::Running as i32, t.slot));
+        open.sort_by_key(|t| (t.status.state == TaskState::Running as i32, place_of(t)));
         for task in open.into_iter().take(parallelism.saturating_sub(under_way)) {
-            let slot = slots.get(&task.slot).map_or(&[][..], Vec::as_slice);
+            let slot = slots.get(&place_of(task)).map_or(&[][..], Vec::as_slice);
             match self.config.order() {
                 UpdateOrder::StartFirst => slot::start_first(round, self.service, slot, task),
                 UpdateOrder::StopFirst => slot::stop_first(round, self.service, slot, task),

@@ -17,6 +17,7 @@ golden!(
     create_scale_remove,
     rejected,
     restart_policy,
+    restart_window,
     node_down,
     drain_and_pause,
     rolling_update,
@@ -32,4 +33,8 @@ golden!(
     ingress_addresses,
     ingress_ranks,
     ingress_local,
+    global,
+    global_update,
+    jobs,
+    global_jobs,
 );

@@ -64,6 +64,17 @@ fn update_config() -> impl Strategy<Value = UpdateConfig> {
         )
 }
 
+fn service_mode() -> impl Strategy<Value = ServiceMode> {
+    prop_oneof![
+        5 => (0u64..7).prop_map(|n| ServiceMode::Replicated(ReplicatedMode { replicas: Some(n) })),
+        2 => Just(ServiceMode::Global(GlobalMode {})),
+        2 => (0u64..4, 0u64..5).prop_map(|(max_concurrent, total_completions)| {
+            ServiceMode::ReplicatedJob(ReplicatedJob { max_concurrent, total_completions })
+        }),
+        2 => Just(ServiceMode::GlobalJob(GlobalJob {})),
+    ]
+}
+
 fn spec() -> impl Strategy<Value = ServiceSpec> {
     let port =
         (select(vec![0u32, 80, 81]), any::<bool>(), any::<bool>()).prop_map(|(published, udp, host)| {
@@ -82,7 +93,7 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
     let labels = (mode, prop::option::weighted(0.3, 0u8..4));
     let restart = (restart, prop::option::of(update_config()));
     (
-        0u64..7,
+        service_mode(),
         0u8..3,
         networks,
         ports,
@@ -92,9 +103,10 @@ fn spec() -> impl Strategy<Value = ServiceSpec> {
         labels,
     )
         .prop_map(
-            |(replicas, env, networks, ports, (restart, update), attempts, dnsrr, (mode, address))| {
-                let mut spec = service_spec("", replicas);
-                spec.update = update;
+            |(of_service, env, networks, ports, (restart, update), attempts, dnsrr, (mode, address))| {
+                let mut spec = service_spec("", 0);
+                spec.mode = Some(of_service);
+                spec.update = update.filter(|_| !is_job(&spec));
                 let labels = &mut spec.annotations.labels;
                 if !mode.is_empty() {
                     labels.insert(MODE_LABEL.to_string(), mode.to_string());
@@ -395,13 +407,30 @@ fn assert_ranks(before: &ClusterState, after: &ClusterState) {
     }
 }
 
-/// A slot has one wanted task, or two while one starts beside the other.
+/// A place has one wanted task, or two while one starts beside the other. Tasks made for a node are there and nowhere else.
+/// A job never has more tasks at a time than it says, nor more that completed.
 fn assert_slots(state: &ClusterState) {
     let mut wanted: BTreeMap<_, usize> = BTreeMap::new();
-    for task in state.tasks.values().filter(|t| is_wanted(t)) {
-        let of_slot = wanted.entry((&task.service_id, task.slot)).or_default();
-        *of_slot += 1;
-        assert!(*of_slot <= 2, "three wanted tasks in one slot");
+    for task in state.tasks.values().filter(|t| takes_place(t)) {
+        let of_place = wanted.entry((&task.service_id, place_of(task))).or_default();
+        *of_place += 1;
+        assert!(*of_place <= 2, "three wanted tasks in one place");
+        assert!(!task.preassigned || (task.slot == 0 && !task.node_id.is_empty()));
+    }
+    for service in state.services.values() {
+        let Some(ServiceMode::ReplicatedJob(job)) = &service.spec.mode else {
+            continue;
+        };
+        let iteration = service.job.map(|job| job.iteration);
+        let tasks = || {
+            let tasks = state.tasks.values().filter(|t| t.service_id == service.id);
+            tasks.filter(|t| t.job_iteration == iteration)
+        };
+        let at_a_time = tasks().filter(|t| takes_place(t)).count() as u64;
+        let completed = tasks().filter(|t| is_completed(t)).count() as u64;
+        assert!(at_a_time <= job.max_concurrent && completed <= job.total_completions);
+        assert!(at_a_time + completed <= job.total_completions);
+        assert!(tasks().all(|t| t.slot < job.total_completions));
     }
 }
 
@@ -432,7 +461,7 @@ fn assert_need_to_know(state: &ClusterState, node_id: &str) {
     let own_tasks = state
         .tasks
         .values()
-        .filter(|t| t.node_id == node_id && !has_ended(t));
+        .filter(|t| t.node_id == node_id && is_assigned(t) && !has_ended(t));
     let own_attachments = state.attachments.values().filter(|a| a.node_id == node_id);
     let hosted: BTreeSet<&str> = own_tasks
         .clone()
@@ -461,6 +490,52 @@ fn assert_need_to_know(state: &ClusterState, node_id: &str) {
             .filter(|n| state.networks.contains_key(&n.network_id))
         {
             assert!(items.contains_key(&format!("network/{}", network.network_id)));
+        }
+    }
+}
+
+/// What a service has once its swarm rests. `fit`: some node takes tasks.
+fn assert_served(state: &ClusterState, service: &Service, fit: bool) {
+    let iteration = service.job.map(|job| job.iteration);
+    let tasks: Vec<&Task> = state
+        .tasks
+        .values()
+        .map(|t| &**t)
+        .filter(|t| t.service_id == service.id && is_wanted(t) && t.job_iteration == iteration)
+        .collect();
+    let running = |node: &str| {
+        let on = |t: &&&Task| node.is_empty() || t.node_id == node;
+        let runs = |t: &&&Task| t.status.state == TaskState::Running as i32;
+        tasks.iter().filter(on).filter(runs).count() as u64
+    };
+    let completed = tasks.iter().filter(|t| is_completed(t)).count() as u64;
+    let takes = |n: &Node| n.state() == NodeState::Ready && n.spec.availability() == Availability::Active;
+    let plain = service.spec.task.networks.is_empty() && service.ports.is_empty();
+    let restart = service.spec.task.restart.as_ref();
+    let any = restart.is_some_and(|r| r.condition.as_deref() == Some("any") && r.max_attempts == Some(0));
+    let status = service.update_status.as_ref();
+    let paused = status.is_some_and(|s| s.state.ends_with("paused"));
+    match &service.spec.mode {
+        Some(ServiceMode::ReplicatedJob(job)) => {
+            if fit && plain && any {
+                let open = job.total_completions - completed;
+                assert_eq!(running(""), open.min(job.max_concurrent));
+            }
+        }
+        Some(ServiceMode::Global(_) | ServiceMode::GlobalJob(_)) => {
+            assert!(tasks.iter().all(|t| state.nodes.contains_key(&t.node_id)));
+            for node in state.nodes.values().filter(|n| takes(n) && plain && any) {
+                let done = tasks.iter().any(|t| t.node_id == node.id && is_completed(t));
+                assert_eq!(running(&node.id), u64::from(!done), "on {}", node.id);
+            }
+        }
+        Some(ServiceMode::Replicated(_)) | None => {
+            let replicas = replicas_of(&service.spec);
+            let beside = u64::from(!any || paused || !fit) * replicas;
+            assert!(tasks.len() as u64 <= replicas + beside);
+            if fit && plain && any {
+                assert_eq!(running(""), replicas);
+            }
         }
     }
 }
@@ -537,18 +612,7 @@ proptest! {
         let fit = world.state.nodes.values().any(|n| n.state() == NodeState::Ready
             && n.spec.availability() == Availability::Active);
         for service in world.state.services.values() {
-            let tasks: Vec<&Task> = world.state.tasks.values().map(|t| &**t)
-                .filter(|t| t.service_id == service.id && is_wanted(t)).collect();
-            let plain = service.spec.task.networks.is_empty() && service.ports.is_empty();
-            let any = service.spec.task.restart.as_ref()
-                .is_some_and(|r| r.condition.as_deref() == Some("any") && r.max_attempts == Some(0));
-            let paused = service.update_status.as_ref().is_some_and(|s| s.state.ends_with("paused"));
-            let beside = u64::from(!any || paused || !fit) * replicas_of(&service.spec);
-            prop_assert!(tasks.len() as u64 <= replicas_of(&service.spec) + beside);
-            if fit && plain && any {
-                let running = tasks.iter().filter(|t| t.status.state == TaskState::Running as i32).count();
-                prop_assert_eq!(running as u64, replicas_of(&service.spec));
-            }
+            assert_served(&world.state, service, fit);
         }
     }
 

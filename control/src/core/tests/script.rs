@@ -4,7 +4,7 @@
 //! node add|down|up|unknown|left|drain|pause|active|rm NAME [--label K=V] [--manager]
 //! network add NAME [--subnet S] [--attachable] [--gateway G]      network rm NAME
 //! service create|update NAME [--replicas N] [--network N] [--publish P:T[/udp|/host]] [--constraint C] [--env E]
-//!         [--spread KEY] [--max-replicas N] [--cpus C] [--restart COND] [--attempts N] [--delay S] [--dnsrr] [--label K=V]
+//!         [--global] [--global-job] [--job CONCURRENT/TOTAL] [--spread KEY] [--max-replicas N] [--cpus C] [--restart COND] [--attempts N] [--delay S] [--dnsrr] [--label K=V]
 //!         [--order start-first] [--parallelism N] [--every S] [--on-failure pause|continue|rollback] [--monitor S] [--ratio R]
 //! service rollback|rm NAME             attach ID NODE NETWORK [ADDRESS]         detach ID NODE
 //! task NAME STATE                      advance SECONDS       plan | step | obey | settle
@@ -157,7 +157,11 @@ fn describe(action: &TaskAction) -> String {
         TaskAction::Create(c) => format!(
             "create {}.{} {} {}\n",
             c.service_id,
-            c.slot,
+            if c.node_id.is_empty() {
+                c.slot.to_string()
+            } else {
+                c.node_id.clone()
+            },
             c.id,
             state_name(c.desired_state)
         ),
@@ -358,6 +362,14 @@ fn set(spec: &mut ServiceSpec, option: &str, value: &str) {
         "name" => spec.annotations.name = value.into(),
         "replicas" => spec.mode = service_spec("", value.parse().expect("replicas")).mode,
         "global" => spec.mode = Some(ServiceMode::Global(GlobalMode {})),
+        "global-job" => spec.mode = Some(ServiceMode::GlobalJob(GlobalJob {})),
+        "job" => {
+            let (concurrent, total) = value.split_once('/').unwrap_or((value, value));
+            spec.mode = Some(ServiceMode::ReplicatedJob(ReplicatedJob {
+                max_concurrent: concurrent.parse().expect("number"),
+                total_completions: total.parse().expect("number"),
+            }));
+        }
         "env" => task.container.env = vec![value.into()],
         "network" => task.networks.push(NetworkAttachmentConfig {
             target: value.into(),
@@ -443,7 +455,7 @@ fn show(world: &World, what: &[&str]) -> String {
     match what {
         ["tasks"] => {
             let mut tasks: Vec<&Task> = state.tasks.values().map(|t| &**t).collect();
-            tasks.sort_by_key(|t| (&t.service.name, t.slot, t.meta.created_at, &t.id));
+            tasks.sort_by_key(|t| (&t.service.name, place_of(t), t.meta.created_at, &t.id));
             tasks.into_iter().map(task_line).collect()
         }
         ["services"] => state.services.values().map(|s| service_line(s)).collect(),
@@ -497,9 +509,8 @@ fn task_line(task: &Task) -> String {
         .map(|n| format!("{}={}", n.network_id, n.addresses.join("+")))
         .collect();
     let line = format!(
-        "{}.{} {} {:3} {}/{} {} {}",
-        task.service.name,
-        task.slot,
+        "{} {} {:3} {}/{} {} {}",
+        place_name(task),
         task.id,
         task.node_id,
         state_name(task.desired_state),
@@ -522,10 +533,14 @@ fn service_line(service: &Service) -> String {
         .map(|p| format!("{}:{}/{:?}", p.published_port, p.target_port, p.protocol()))
         .collect();
     let status = service.update_status.as_ref().map_or("", |s| &s.state);
+    let mode = match (&service.spec.mode, &service.job) {
+        (Some(ServiceMode::Replicated(_)) | None, _) => format!("x{}", replicas_of(&service.spec)),
+        (_, Some(job)) => format!("{} #{}", mode_of(&service.spec), job.iteration),
+        _ => mode_of(&service.spec).to_string(),
+    };
     let line = format!(
-        "{} x{} vips [{}] ports [{}] {status}",
+        "{} {mode} vips [{}] ports [{}] {status}",
         service.spec.annotations.name,
-        replicas_of(&service.spec),
         vips.join(" "),
         ports.join(" "),
     );

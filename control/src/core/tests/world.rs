@@ -127,7 +127,7 @@ impl World {
         };
         let goal = match TaskState::try_from(task.desired_state).ok()? {
             TaskState::Ready => TaskState::Ready,
-            TaskState::Running => TaskState::Running,
+            TaskState::Running | TaskState::Complete => TaskState::Running,
             _ => TaskState::Shutdown,
         };
         (task.observed_state < goal as i32).then(|| report(&task.id, goal, self.now))
@@ -144,14 +144,14 @@ impl World {
         panic!("the swarm does not come to rest");
     }
 
-    /// The newest task of `service.slot` that is on a node, or the task of that id.
+    /// The newest task of `service.slot` (of `service.node` where there is no slot) that is on a node, or the task of that id.
     pub fn task(&self, name: &str) -> Option<&Task> {
         if let Some(task) = self.state.tasks.get(name) {
             return Some(task);
         }
         let tasks = self.state.tasks.values().map(|t| &**t);
         tasks
-            .filter(|t| format!("{}.{}", t.service.name, t.slot) == name && !t.node_id.is_empty())
+            .filter(|t| place_name(t) == name && is_assigned(t))
             .max_by_key(|t| (t.meta.created_at, &t.id))
     }
 
@@ -162,6 +162,14 @@ impl World {
             reports: vec![report(&task.id, state, self.now)],
         };
         self.apply(Change::ReportTasks(change))
+    }
+}
+
+/// `service.slot`, or `service.node`.
+pub fn place_name(task: &Task) -> String {
+    match place_of(task) {
+        Place::Slot(slot) => format!("{}.{slot}", task.service.name),
+        Place::Node(id) => format!("{}.{id}", task.service.name),
     }
 }
 

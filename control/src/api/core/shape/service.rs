@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::spec::{EndpointSpec, PortConfig, ServiceSpec};
-use super::{MetaShape, is_empty, time};
-use crate::core::state::ClusterState;
+use super::{MetaShape, VersionShape, is_empty, time};
+use crate::core::state::{ClusterState, is_completed, is_wanted};
 use crate::model::{self, ServiceMode, TaskState};
 
 #[derive(Clone, Debug, Serialize)]
@@ -22,6 +22,15 @@ pub struct ServiceShape {
     pub update_status: Option<UpdateStatus>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_status: Option<ServiceStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_status: Option<JobStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct JobStatus {
+    job_iteration: VersionShape,
+    last_execution: String,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -94,27 +103,35 @@ impl From<&model::Service> for ServiceShape {
                 message: status.message.clone(),
             }),
             service_status: None,
+            job_status: service.job.map(|job| JobStatus {
+                job_iteration: VersionShape { index: job.iteration },
+                last_execution: time(job.last_execution),
+            }),
         }
     }
 }
 
-/// Counts for `?status=true`. A task counts as running while it is meant to: the last report of a dead node's task
-/// says RUNNING for ever.
+/// Counts for `?status=true` (swarmkit manager/controlapi/service.go `ListServiceStatuses`); of a job only tasks of its
+/// present iteration count. A task counts as running while it is meant to: the last report of a dead node's task says
+/// RUNNING for ever.
 pub fn service_status(state: &ClusterState, service: &model::Service) -> ServiceStatus {
-    let tasks = || state.tasks.values().filter(|task| task.service_id == service.id);
-    let running = |task: &model::Task| {
-        task.status.state() == TaskState::Running && task.desired_state() <= TaskState::Running
+    let iteration = service.job.map(|job| job.iteration);
+    let tasks = || {
+        let tasks = state.tasks.values().map(|task| &**task);
+        tasks.filter(|task| task.service_id == service.id && task.job_iteration == iteration)
     };
-    let desired = match &service.spec.mode {
+    let count = |counts: &dyn Fn(&model::Task) -> bool| tasks().filter(|task| counts(task)).count() as u64;
+    let desired_tasks = match &service.spec.mode {
         Some(ServiceMode::Replicated(mode)) => mode.replicas.unwrap_or(1),
-        Some(ServiceMode::Global(_)) => tasks()
-            .filter(|task| task.desired_state() <= TaskState::Running)
-            .count() as u64,
+        Some(ServiceMode::ReplicatedJob(job)) => job.max_concurrent,
+        Some(ServiceMode::Global(_) | ServiceMode::GlobalJob(_)) => {
+            count(&|task| is_wanted(task) && !is_completed(task))
+        }
         None => 1,
     };
     ServiceStatus {
-        running_tasks: tasks().filter(|task| running(task)).count() as u64,
-        desired_tasks: desired,
-        completed_tasks: 0,
+        running_tasks: count(&|task| task.status.state() == TaskState::Running && is_wanted(task)),
+        desired_tasks,
+        completed_tasks: count(&is_completed),
     }
 }

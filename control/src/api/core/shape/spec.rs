@@ -43,9 +43,9 @@ pub struct ServiceMode {
     pub replicated: Option<Replicated>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub global: Option<Value>,
-    #[serde(skip_serializing)]
-    pub replicated_job: Option<Value>,
-    #[serde(skip_serializing)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replicated_job: Option<ReplicatedJob>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub global_job: Option<Value>,
 }
 
@@ -54,6 +54,17 @@ pub struct ServiceMode {
 pub struct Replicated {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct ReplicatedJob {
+    /// 1 if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_concurrent: Option<u64>,
+    /// As many as at a time if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_completions: Option<u64>,
 }
 
 /// moby api/types/swarm/task.go TaskSpec.
@@ -248,14 +259,7 @@ impl ServiceSpec {
 
     /// The first part of the spec that Swarm has and Skep does not build yet, by name.
     pub fn not_built(&self) -> Option<&'static str> {
-        let mode = &self.mode;
-        if mode.global.is_some() {
-            Some("global mode")
-        } else if mode.replicated_job.is_some() || mode.global_job.is_some() {
-            Some("a job mode (replicated-job, global-job)")
-        } else {
-            self.task_template.not_built()
-        }
+        self.task_template.not_built()
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::network::SwarmNetwork;
 use super::spec::{PortConfig, TaskSpec};
-use super::{Labels, MetaShape, is_empty, time};
+use super::{Labels, MetaShape, VersionShape, is_empty, time};
 use crate::core::state::ClusterState;
 use crate::model::{self, TaskState};
 
@@ -27,6 +27,8 @@ pub struct TaskShape {
     desired_state: &'static str,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     networks_attachments: Vec<NetworkAttachment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job_iteration: Option<VersionShape>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -142,5 +144,6 @@ pub fn task_shape(state: &ClusterState, task: &model::Task) -> TaskShape {
         },
         desired_state: task_state_text(task.desired_state()),
         networks_attachments: attachments.collect(),
+        job_iteration: task.job_iteration.map(|index| VersionShape { index }),
     }
 }

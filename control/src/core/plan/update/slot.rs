@@ -3,6 +3,7 @@
 
 use super::{Round, restart};
 use crate::core::dirty::is_up_to_date;
+use crate::core::plan::orchestrate::new_task;
 use crate::core::state::*;
 use crate::model::*;
 
@@ -51,12 +52,9 @@ pub fn start_first<'a>(round: &mut Round<'a, '_>, service: &Service, slot: &[&'a
         round.desire(other, TaskState::Shutdown);
     }
     round.create(CreateTask {
-        service_id: service.id.clone(),
-        slot: task.slot,
-        desired_state: TaskState::Running as i32,
         by_update: true,
         beside: true,
-        ..Default::default()
+        ..new_task(service, place_of(task), false)
     });
 }
 
@@ -64,19 +62,11 @@ pub fn start_first<'a>(round: &mut Round<'a, '_>, service: &Service, slot: &[&'a
 pub fn stop_first<'a>(round: &mut Round<'a, '_>, service: &Service, slot: &[&'a Task], task: &'a Task) {
     let mut waits = restart::is_blocked(round, slot);
     for old in slot.iter().filter(|t| is_wanted(t)) {
-        waits |= !old.node_id.is_empty();
+        waits |= is_assigned(old);
         round.desire(old, TaskState::Shutdown);
     }
-    let desired = if waits {
-        TaskState::Ready
-    } else {
-        TaskState::Running
-    };
     round.create(CreateTask {
-        service_id: service.id.clone(),
-        slot: task.slot,
-        desired_state: desired as i32,
         by_update: true,
-        ..Default::default()
+        ..new_task(service, place_of(task), waits)
     });
 }

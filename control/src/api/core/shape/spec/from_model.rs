@@ -9,7 +9,18 @@ impl From<&model::ServiceSpec> for ServiceSpec {
     fn from(spec: &model::ServiceSpec) -> ServiceSpec {
         let mode = match &spec.mode {
             Some(model::ServiceMode::Global(_)) => ServiceMode {
-                global: Some(Value::Object(serde_json::Map::new())),
+                global: Some(nothing()),
+                ..ServiceMode::default()
+            },
+            Some(model::ServiceMode::ReplicatedJob(job)) => ServiceMode {
+                replicated_job: Some(ReplicatedJob {
+                    max_concurrent: Some(job.max_concurrent),
+                    total_completions: Some(job.total_completions),
+                }),
+                ..ServiceMode::default()
+            },
+            Some(model::ServiceMode::GlobalJob(_)) => ServiceMode {
+                global_job: Some(nothing()),
                 ..ServiceMode::default()
             },
             Some(model::ServiceMode::Replicated(replicated)) => replicas(replicated.replicas),
@@ -26,6 +37,11 @@ impl From<&model::ServiceSpec> for ServiceSpec {
             endpoint_spec: spec.endpoint.as_ref().map(EndpointSpec::from),
         }
     }
+}
+
+/// `{}`: a mode without settings.
+fn nothing() -> Value {
+    Value::Object(serde_json::Map::new())
 }
 
 fn replicas(replicas: Option<u64>) -> ServiceMode {

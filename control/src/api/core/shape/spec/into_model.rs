@@ -40,6 +40,14 @@ impl ServiceSpec {
         self.check_mode()?;
         let mode = if self.mode.global.is_some() {
             model::ServiceMode::Global(model::GlobalMode {})
+        } else if self.mode.global_job.is_some() {
+            model::ServiceMode::GlobalJob(model::GlobalJob {})
+        } else if let Some(job) = self.mode.replicated_job {
+            let max_concurrent = job.max_concurrent.unwrap_or(1);
+            model::ServiceMode::ReplicatedJob(model::ReplicatedJob {
+                max_concurrent,
+                total_completions: job.total_completions.unwrap_or(max_concurrent),
+            })
         } else {
             model::ServiceMode::Replicated(model::ReplicatedMode {
                 replicas: Some(self.mode.replicated.and_then(|r| r.replicas).unwrap_or(1)),
