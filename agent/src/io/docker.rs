@@ -1,17 +1,20 @@
 //! The node's Docker Engine. Every call has a deadline and names what it was about.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
-use bollard::models::{ContainerInspectResponse, ContainerStateStatusEnum, HealthStatusEnum, LocalNodeState};
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, GenericResourcesInner, HealthStatusEnum, LocalNodeState,
+    PluginsInfo,
+};
 use bollard::query_parameters::*;
 use bollard::{ClientVersion, Docker};
 use futures_util::{Stream, StreamExt};
-use skep_control::model::{NodeDescription, Platform};
+use skep_control::model::{GenericResource, NodeDescription, Platform};
 
 use crate::core::plan::{Container, Health, Phase};
 
@@ -136,14 +139,7 @@ impl Engine {
             None | Some(LocalNodeState::EMPTY | LocalNodeState::INACTIVE)
         );
         let labels = info.labels.unwrap_or_default();
-        let plugins = info.plugins.unwrap_or_default();
-        let named = |kind: &str, names: Option<Vec<String>>| -> Vec<String> {
-            names
-                .unwrap_or_default()
-                .iter()
-                .map(|n| format!("{kind}/{n}"))
-                .collect()
-        };
+        let plugins = plugins(info.plugins.unwrap_or_default());
         let description = NodeDescription {
             hostname: info.name.unwrap_or_default(),
             platform: Some(Platform {
@@ -158,12 +154,13 @@ impl Engine {
                 .filter_map(|l| l.split_once('='))
                 .map(pair)
                 .collect(),
-            plugins: [
-                named("Log", plugins.log),
-                named("Network", plugins.network),
-                named("Volume", plugins.volume),
-            ]
-            .concat(),
+            plugins,
+            generic: info
+                .generic_resources
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(generic_resource)
+                .collect(),
             ..NodeDescription::default()
         };
         Ok(EngineInfo {
@@ -375,4 +372,38 @@ fn read(answer: ContainerInspectResponse, node_id: &str) -> Option<Container> {
         phase,
         health,
     })
+}
+
+/// `Type/Name` pairs in Swarm's order, the driver of overlay networks among them (moby
+/// daemon/cluster/executor/container/executor.go `Describe`).
+fn plugins(info: PluginsInfo) -> Vec<String> {
+    let kinds = [
+        ("Authorization", info.authorization),
+        ("Log", info.log),
+        ("Network", info.network),
+        ("Volume", info.volume),
+    ];
+    let told = kinds.into_iter().flat_map(|(kind, names)| {
+        let names = names.unwrap_or_default();
+        names.into_iter().map(move |name| format!("{kind}/{name}"))
+    });
+    let all: BTreeSet<String> = told.chain(["Network/overlay".to_string()]).collect();
+    all.into_iter().collect()
+}
+
+/// `None` for what is neither an amount nor a name.
+fn generic_resource(told: GenericResourcesInner) -> Option<GenericResource> {
+    match (told.discrete_resource_spec, told.named_resource_spec) {
+        (Some(discrete), _) => Some(GenericResource {
+            kind: discrete.kind?,
+            name: None,
+            amount: discrete.value?,
+        }),
+        (None, Some(named)) => Some(GenericResource {
+            kind: named.kind?,
+            name: Some(named.value?),
+            amount: 0,
+        }),
+        (None, None) => None,
+    }
 }

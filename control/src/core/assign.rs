@@ -132,8 +132,8 @@ fn peer(node: &Node) -> PeerItem {
 /// Whether the task is in the tables, and if so whether it drains. Only tasks that run are, on nodes that are not down.
 /// One that was no longer wanted before it ran never enters them.
 fn in_tables(state: &ClusterState, task: &Task) -> Option<bool> {
-    let runs = task.status.state == TaskState::Running as i32 && state.may_run(&task.node_id);
-    let draining = !is_wanted(task);
+    let runs = observed(task) == TaskState::Running as i32 && state.may_run(&task.node_id);
+    let draining = !is_wanted(task) || is_evicted(task);
     let shown = runs && (!draining || task.withdrawn_at != 0);
     // An unhealthy task is on its way to its end, too.
     shown.then_some(draining || task.status.unhealthy)
@@ -331,10 +331,11 @@ fn task(state: &ClusterState, task: &Task, node: &Node, released: &BTreeSet<Stri
         desired_state: task.desired_state,
         networks: task.networks.clone(),
         ports: task.ports.clone(),
-        observed_state: task.status.state,
+        observed_state: observed(task),
         released: !is_wanted(task) && (task.withdrawn_at == 0 || released.contains(&task.id)),
         drain: service.map_or(0, |s| rollout::drain(&s.spec)),
         runs_when_listening: service.is_some_and(|s| rollout::runs_when_listening(&s.spec)),
+        generic: task.generic.clone(),
         node_hostname: node
             .description
             .as_ref()

@@ -17,6 +17,9 @@ pub struct FailureMemory {
     failures: BTreeMap<String, Failure>,
 }
 
+/// How often the tasks of a version of a service failed lately, by service, version and node.
+pub type ByVersion<'a> = BTreeMap<(&'a str, u64), BTreeMap<&'a str, usize>>;
+
 #[derive(Clone, Debug, PartialEq)]
 struct Failure {
     node_id: String,
@@ -44,17 +47,18 @@ impl FailureMemory {
         self.failures.retain(|_, failure| failure.at + WINDOW > now);
     }
 
-    /// Failures that count against nodes for this version of the service; nodes below the threshold are absent.
-    pub fn penalties(&self, service_id: &str, spec_version: u64, now: Timestamp) -> BTreeMap<&str, usize> {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        let counting = self
-            .failures
-            .values()
-            .filter(|f| f.service_id == service_id && f.spec_version == spec_version && f.at + WINDOW > now);
-        for failure in counting {
-            *counts.entry(&failure.node_id).or_default() += 1;
+    /// Failures that count against nodes; nodes below the threshold are absent.
+    pub fn by_version(&self, now: Timestamp) -> ByVersion<'_> {
+        let mut counts = ByVersion::new();
+        for failure in self.failures.values().filter(|f| f.at + WINDOW > now) {
+            let of_version = counts
+                .entry((failure.service_id.as_str(), failure.spec_version))
+                .or_default();
+            *of_version.entry(failure.node_id.as_str()).or_default() += 1;
         }
-        counts.retain(|_, count| *count >= THRESHOLD);
+        for of_version in counts.values_mut() {
+            of_version.retain(|_, count| *count >= THRESHOLD);
+        }
         counts
     }
 }

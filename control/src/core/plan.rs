@@ -3,6 +3,7 @@
 //!
 //! Level-triggered: every round looks at everything and remembers nothing, so it does not matter what woke it.
 
+mod enforce;
 mod ingress;
 mod orchestrate;
 mod reap;
@@ -77,6 +78,7 @@ pub fn plan(
         orchestrate::service(&mut round, service, &Slots::new());
     }
     restart::start_waiting(&mut round, &services);
+    enforce::enforce(&mut round);
     allocate(&mut round);
     schedule::schedule(&mut round, failures);
     reap::reap(&mut round, &services);

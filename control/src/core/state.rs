@@ -170,7 +170,21 @@ pub fn takes_place(task: &Task) -> bool {
 
 /// Whether the task has ended (observed state above RUNNING).
 pub fn has_ended(task: &Task) -> bool {
-    task.status.state > TaskState::Running as i32
+    observed(task) > TaskState::Running as i32
+}
+
+/// Whether the constraint enforcer rejected the task and its node has yet to stop it.
+pub fn is_evicted(task: &Task) -> bool {
+    task.evicted_from != 0
+}
+
+/// What the task's node made of it. The status of a task that was rejected by the constraint enforcer says REJECTED at once.
+pub fn observed(task: &Task) -> i32 {
+    if is_evicted(task) {
+        task.evicted_from
+    } else {
+        task.status.state
+    }
 }
 
 /// Whether the task keeps its addresses: until it has ended, or is given up before it was assigned, or is deleted.

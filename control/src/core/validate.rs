@@ -47,6 +47,7 @@ pub fn service(spec: &ServiceSpec) -> Result<(), Refused> {
     task(&spec.task)?;
     rollout::check_labels(spec).map_err(invalid)?;
     mode(spec)?;
+    super::placement::check_labels(spec).map_err(invalid)?;
     if let Some(e) = &spec.endpoint {
         endpoint(e)?;
     }
@@ -92,6 +93,11 @@ fn task(spec: &TaskSpec) -> Result<(), Refused> {
         let reservations = r.reservations.as_ref().map(|l| (l.nano_cpus, l.memory));
         for (cpus, memory) in limits.into_iter().chain(reservations) {
             resources(cpus, memory)?;
+        }
+        let generic = r.reservations.as_ref().map_or(&[][..], |l| &l.generic);
+        if let Some(named) = generic.iter().find(|g| g.name.is_some()) {
+            // swarmkit api/genericresource/validate.go.
+            return Err(invalid(format!("invalid argument for resource {}", named.kind)));
         }
     }
     if let Some(policy) = &spec.restart {

@@ -288,6 +288,9 @@ pub struct TaskItem {
     /// The task runs when it listens: another one serves until then (start-first without a health check).
     #[prost(bool, tag = "21")]
     pub runs_when_listening: bool,
+    /// Generic resources of the node that are the task's.
+    #[prost(message, repeated, tag = "35")]
+    pub generic: Vec<GenericResource>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -186,7 +186,7 @@ pub struct PlanTasks {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct TaskStep {
-    #[prost(oneof = "TaskAction", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "TaskAction", tags = "1, 2, 3, 4, 5, 6, 7, 8, 12")]
     pub action: Option<TaskAction>,
 }
 
@@ -212,6 +212,9 @@ pub enum TaskAction {
     /// Gives up a task whose node has been down too long.
     #[prost(string, tag = "8")]
     Orphan(String),
+    /// Rejects a task whose node no longer meets its constraints or lacks its resources.
+    #[prost(string, tag = "12")]
+    Evict(String),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -243,6 +246,9 @@ pub struct AssignTask {
     pub id: String,
     #[prost(string, tag = "2")]
     pub node_id: String,
+    /// Generic resources of the node that become the task's.
+    #[prost(message, repeated, tag = "10")]
+    pub generic: Vec<GenericResource>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -127,6 +127,9 @@ pub struct NodeDescription {
     /// What was seen, for users; empty while nothing is known.
     #[prost(string, tag = "9")]
     pub dsr_text: String,
+    /// Generic resources, as the Engine was told of them.
+    #[prost(message, repeated, tag = "10")]
+    pub generic: Vec<GenericResource>,
 }
 
 /// What a node's probes with a foreign source address came to.
@@ -268,6 +271,16 @@ pub struct Task {
     /// Made for the node `node_id`, and for no other: it has no slot.
     #[prost(bool, tag = "21")]
     pub preassigned: bool,
+    /// Generic resources of its node that the scheduler gave it.
+    #[prost(message, repeated, tag = "30")]
+    pub generic: Vec<GenericResource>,
+    /// Set when the constraint enforcer rejected the task: the observed state it was found in, until its node says that
+    /// it has ended. 0 otherwise.
+    #[prost(int32, tag = "31")]
+    pub evicted_from: i32,
+    /// The node that has the data of the slot's local volumes; empty if there are none.
+    #[prost(string, tag = "32")]
+    pub volume_node: String,
 }
 
 /// swarmkit api/types.proto TaskState: gaps leave room for states to come; of two observations the greater is right.

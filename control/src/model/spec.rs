@@ -223,6 +223,22 @@ pub struct Resources {
     /// Bytes.
     #[prost(int64, tag = "2")]
     pub memory: i64,
+    /// What a task asks for is always an amount.
+    #[prost(message, repeated, tag = "3")]
+    pub generic: Vec<GenericResource>,
+}
+
+/// A resource that the user defined (`dockerd --node-generic-resource`): an amount (`SSD=3`), or one thing with a name
+/// (`GPU=UUID-1`; several of a kind are several records). swarmkit api/types.proto GenericResource.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct GenericResource {
+    #[prost(string, tag = "1")]
+    pub kind: String,
+    #[prost(string, optional, tag = "2")]
+    pub name: Option<String>,
+    /// Of a resource without a name.
+    #[prost(int64, tag = "3")]
+    pub amount: i64,
 }
 
 /// Absent fields mean Swarm's defaults: condition any, delay 5 s, attempts without limit, window 0.

@@ -1,11 +1,11 @@
 //! How a task becomes a container (moby daemon/cluster/executor/container/container.go).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use bollard::models::*;
 use skep_control::model::{
-    ContainerSpec, Mount as MountSpec, NetworkAttachment, PortConfig, Protocol, PublishMode, TaskItem,
+    ContainerSpec, GenericResource, Mount as MountSpec, NetworkAttachment, PortConfig, Protocol, PublishMode, TaskItem,
 };
 
 use crate::core::template::{TemplateError, TemplateValues, expand};
@@ -64,7 +64,12 @@ pub fn creation(task: &TaskItem, place: &Place) -> Result<Creation, CreationErro
     let name = task.name(&place.node_id);
     let values = values(task, place, &name);
     let spec = &task.spec.container;
-    let env: Result<Vec<String>, _> = spec.env.iter().map(|e| expand(e, &values)).collect();
+    let mut env = spec
+        .env
+        .iter()
+        .map(|e| expand(e, &values))
+        .collect::<Result<Vec<String>, _>>()?;
+    env.extend(resource_env(&task.generic));
     let hostname = spec.hostname.as_deref().map(|h| expand(h, &values)).transpose()?;
     let mut networks = place.networks.iter();
     let first = networks.next();
@@ -86,7 +91,7 @@ pub fn creation(task: &TaskItem, place: &Place) -> Result<Creation, CreationErro
         user: spec.user.clone(),
         tty: Some(spec.tty),
         open_stdin: Some(spec.open_stdin),
-        env: Some(env?),
+        env: Some(env),
         entrypoint: list(&spec.command),
         cmd: list(&spec.args),
         image: Some(spec.image.clone()),
@@ -119,6 +124,20 @@ fn health(config: &skep_control::model::HealthConfig) -> HealthConfig {
         start_period: set(config.start_period),
         start_interval: set(config.start_interval),
     }
+}
+
+/// `DOCKER_RESOURCE_GPU=UUID-1,UUID-2`, one for each kind (swarmkit api/genericresource/string.go `EnvFormat`).
+fn resource_env(resources: &[GenericResource]) -> Vec<String> {
+    let mut values: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for resource in resources {
+        let value = resource.name.clone();
+        let value = value.unwrap_or_else(|| resource.amount.to_string());
+        values.entry(&resource.kind).or_default().push(value);
+    }
+    values
+        .into_iter()
+        .map(|(kind, values)| format!("DOCKER_RESOURCE_{}={}", kind.to_uppercase(), values.join(",")))
+        .collect()
 }
 
 fn host_ports(task: &TaskItem) -> impl Iterator<Item = &PortConfig> {

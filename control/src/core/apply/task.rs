@@ -54,6 +54,7 @@ pub fn plan(state: &mut ClusterState, at: At, c: &PlanTasks) -> Answer {
             TaskAction::Delete(id) => delete(state, at, id),
             TaskAction::UpdateStatus(step) => set_update_status(state, at, step),
             TaskAction::Orphan(id) => give_up(state, at, id),
+            TaskAction::Evict(id) => evict(state, at, id),
         }
     }
     Ok(Applied::default())
@@ -204,6 +205,7 @@ fn assign(state: &mut ClusterState, at: At, step: &AssignTask) {
     }
     let task = Arc::make_mut(task);
     task.node_id.clone_from(&step.node_id);
+    task.generic.clone_from(&step.generic);
     let message = if task.preassigned { CONFIRMED } else { ASSIGNED };
     task.status = status(at, TaskState::Assigned, message);
     at.touch(&mut task.meta);
@@ -292,6 +294,39 @@ fn give_up(state: &mut ClusterState, at: At, id: &str) {
     }
 }
 
+/// Swarm's constraint enforcer (swarmkit manager/orchestrator/constraintenforcer). The task leaves the tables; its node
+/// stops it when the orchestrator no longer wants it.
+fn evict(state: &mut ClusterState, at: At, id: &str) {
+    let Some(task) = state.tasks.get_mut(id) else { return };
+    let runs = is_wanted(task) && !task.node_id.is_empty() && !has_ended(task) && !is_evicted(task);
+    if !runs {
+        return;
+    }
+    let task = Arc::make_mut(task);
+    if task.status.state == TaskState::Running as i32 {
+        task.withdrawn_at = at.index;
+    }
+    task.evicted_from = task.status.state;
+    task.status.state = TaskState::Rejected as i32;
+    task.status.timestamp = at.now;
+    task.status.message = "task rejected by constraint enforcer".to_string();
+    task.status.err = "assigned node no longer meets constraints".to_string();
+    at.touch(&mut task.meta);
+}
+
+/// The node of an evicted task says that it has ended.
+fn stopped(state: &mut ClusterState, at: At, id: &str) {
+    let Some(task) = state.tasks.get(id) else { return };
+    let mut task = Task::clone(task);
+    let held = holds_addresses(&task);
+    task.evicted_from = 0;
+    at.touch(&mut task.meta);
+    if held {
+        rest_addresses(state, &task, at.now + REST);
+    }
+    state.tasks.insert(id.to_string(), Arc::new(task));
+}
+
 /// Writes an observed state that no node will report any more.
 pub(super) fn orphan(state: &mut ClusterState, at: At, id: &str, text: &str, until: Timestamp) {
     let Some(task) = state.tasks.get(id) else { return };
@@ -301,6 +336,7 @@ pub(super) fn orphan(state: &mut ClusterState, at: At, id: &str, text: &str, unt
     let held = holds_addresses(task);
     let mut task = Task::clone(task);
     task.status.state = TaskState::Orphaned as i32;
+    task.evicted_from = 0;
     task.status.timestamp = at.now;
     task.status.message = text.to_string();
     at.touch(&mut task.meta);
@@ -330,6 +366,12 @@ pub fn report(state: &mut ClusterState, at: At, c: &ReportTasks) -> Answer {
         };
         let told = &report.status;
         if !is_assigned(task) || task.node_id != c.node_id || TaskState::try_from(told.state).is_err() {
+            continue;
+        }
+        if is_evicted(task) {
+            if told.state > TaskState::Running as i32 {
+                stopped(state, at, &report.task_id);
+            }
             continue;
         }
         let known = &task.status;

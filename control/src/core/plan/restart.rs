@@ -24,7 +24,7 @@ pub fn leaving(round: &Round, task: &Task) -> Option<Leaving> {
     if !task.node_id.is_empty() && is_lost(round.node(task)) {
         return Some(Leaving::NodeLost);
     }
-    has_ended(task).then_some(Leaving::Ended)
+    (has_ended(task) || is_evicted(task)).then_some(Leaving::Ended)
 }
 
 /// Whether tasks have to leave the node.

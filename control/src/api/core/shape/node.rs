@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cluster::tls_info;
+use super::spec::GenericResource;
 use super::{Labels, MetaShape, is_empty};
 use crate::model;
 
@@ -27,16 +28,18 @@ pub fn role_text(role: model::Role) -> &'static str {
     }
 }
 
+/// In any case, as Swarm takes it.
 pub fn parse_role(text: &str) -> Option<model::Role> {
-    match text {
+    match text.to_ascii_lowercase().as_str() {
         "worker" => Some(model::Role::Worker),
         "manager" => Some(model::Role::Manager),
         _ => None,
     }
 }
 
+/// In any case, as Swarm takes it.
 pub fn parse_availability(text: &str) -> Option<model::Availability> {
-    match text {
+    match text.to_ascii_lowercase().as_str() {
         "active" => Some(model::Availability::Active),
         "pause" => Some(model::Availability::Pause),
         "drain" => Some(model::Availability::Drain),
@@ -113,6 +116,8 @@ struct Resources {
     nano_cpus: i64,
     #[serde(rename = "MemoryBytes", skip_serializing_if = "is_empty")]
     memory: i64,
+    #[serde(rename = "GenericResources", skip_serializing_if = "is_empty")]
+    generic: Vec<GenericResource>,
 }
 
 #[derive(Clone, Debug, Default, Serialize)]
@@ -178,6 +183,7 @@ pub fn node_shape(node: &model::Node, root: &str, manager: Option<ManagerStatus>
             resources: Resources {
                 nano_cpus: description.nano_cpus,
                 memory: description.memory,
+                generic: description.generic.iter().map(GenericResource::from).collect(),
             },
             engine: EngineDescription {
                 engine_version: description.engine_version,

@@ -3,6 +3,7 @@
 
 mod container;
 mod from_model;
+mod generic;
 mod into_model;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use super::{Labels, is_empty};
 use crate::model;
 
+pub use generic::GenericResource;
 pub use container::{ContainerSpec, DnsConfig};
 pub use update::{HealthConfig, UpdateConfig};
 
@@ -124,8 +126,8 @@ pub struct Reservations {
     pub nano_cpus: i64,
     #[serde(rename = "MemoryBytes", skip_serializing_if = "is_empty")]
     pub memory: i64,
-    #[serde(rename = "GenericResources", skip_serializing)]
-    pub generic: Vec<Value>,
+    #[serde(rename = "GenericResources", skip_serializing_if = "is_empty")]
+    pub generic: Vec<GenericResource>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -266,13 +268,8 @@ impl ServiceSpec {
 impl TaskSpec {
     fn not_built(&self) -> Option<&'static str> {
         let resources = self.resources.as_ref();
-        let generic = resources
-            .and_then(|resources| resources.reservations.as_ref())
-            .is_some_and(|reservations| !reservations.generic.is_empty());
         if self.plugin_spec.is_some() || self.runtime == "plugin" {
             Some("a plugin service")
-        } else if generic {
-            Some("a generic resource")
         } else if resources.is_some_and(|r| r.swap_bytes.is_some() || r.memory_swappiness.is_some()) {
             Some("a swap limit")
         } else {

@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::network::SwarmNetwork;
-use super::spec::{PortConfig, TaskSpec};
+use super::spec::{GenericResource, PortConfig, TaskSpec};
 use super::{Labels, MetaShape, VersionShape, is_empty, time};
-use crate::core::state::ClusterState;
+use crate::core::state::{ClusterState, node_name};
 use crate::model::{self, TaskState};
 
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +29,8 @@ pub struct TaskShape {
     networks_attachments: Vec<NetworkAttachment>,
     #[serde(skip_serializing_if = "Option::is_none")]
     job_iteration: Option<VersionShape>,
+    #[serde(rename = "GenericResources", skip_serializing_if = "is_empty")]
+    generic: Vec<GenericResource>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -131,7 +133,7 @@ pub fn task_shape(state: &ClusterState, task: &model::Task) -> TaskShape {
         status: TaskStatus {
             timestamp: time(task.status.timestamp),
             state: task_state_text(task.status.state()),
-            message: task.status.message.clone(),
+            message: message(state, task),
             err: task.status.err.clone(),
             container_status: task.status.container.as_ref().map(|container| ContainerStatus {
                 container_id: container.container_id.clone(),
@@ -145,5 +147,19 @@ pub fn task_shape(state: &ClusterState, task: &model::Task) -> TaskShape {
         desired_state: task_state_text(task.desired_state()),
         networks_attachments: attachments.collect(),
         job_iteration: task.job_iteration.map(|index| VersionShape { index }),
+        generic: task.generic.iter().map(GenericResource::from).collect(),
     }
+}
+
+/// Of a task that left the data of its local volumes behind, it says so.
+fn message(state: &ClusterState, task: &model::Task) -> String {
+    let message = &task.status.message;
+    if task.node_id.is_empty() || task.volume_node.is_empty() || task.volume_node == task.node_id {
+        return message.clone();
+    }
+    let left = state
+        .nodes
+        .get(&task.volume_node)
+        .map_or("a node that was removed", |node| node_name(node));
+    format!("{message} (the data of its local volumes is on {left}, which the task left)")
 }

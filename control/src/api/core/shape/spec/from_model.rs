@@ -77,7 +77,7 @@ impl From<&model::TaskSpec> for TaskSpec {
                 reservations: resources.reservations.as_ref().map(|reserved| Reservations {
                     nano_cpus: reserved.nano_cpus,
                     memory: reserved.memory,
-                    generic: Vec::new(),
+                    generic: reserved.generic.iter().map(GenericResource::from).collect(),
                 }),
                 ..ResourceRequirements::default()
             }),

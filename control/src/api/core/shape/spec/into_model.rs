@@ -98,6 +98,11 @@ impl TaskSpec {
                 reservations: resources.reservations.map(|reserved| model::Resources {
                     nano_cpus: reserved.nano_cpus,
                     memory: reserved.memory,
+                    generic: reserved
+                        .generic
+                        .into_iter()
+                        .map(GenericResource::into_model)
+                        .collect(),
                 }),
             }),
             restart: self.restart_policy.map(RestartPolicy::into_model).transpose()?,
