@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
 use bollard::models::{
-    ContainerInspectResponse, ContainerStateStatusEnum, GenericResourcesInner, HealthStatusEnum, LocalNodeState,
-    PluginsInfo,
+    ContainerInspectResponse, ContainerStateStatusEnum, GenericResourcesInner, HealthStatusEnum,
+    LocalNodeState, PluginsInfo,
 };
 use bollard::query_parameters::*;
 use bollard::{ClientVersion, Docker};

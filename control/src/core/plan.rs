@@ -7,6 +7,7 @@ mod enforce;
 mod ingress;
 mod orchestrate;
 mod reap;
+mod rebalance;
 mod restart;
 mod schedule;
 mod update;
@@ -79,6 +80,7 @@ pub fn plan(
     }
     restart::start_waiting(&mut round, &services);
     enforce::enforce(&mut round);
+    rebalance::rebalance(&mut round, &services, failures);
     allocate(&mut round);
     schedule::schedule(&mut round, failures);
     reap::reap(&mut round, &services);

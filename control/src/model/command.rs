@@ -238,6 +238,9 @@ pub struct CreateTask {
     /// The node that the task is made for, if it is one of a service that has one on each; it has no slot then.
     #[prost(string, tag = "10")]
     pub node_id: String,
+    /// Made for the sake of the spread.
+    #[prost(bool, tag = "11")]
+    pub moves: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -281,6 +281,9 @@ pub struct Task {
     /// The node that has the data of the slot's local volumes; empty if there are none.
     #[prost(string, tag = "32")]
     pub volume_node: String,
+    /// Made to take the place of a task that runs on a crowded node (`skep.rebalance`).
+    #[prost(bool, tag = "33")]
+    pub moves: bool,
 }
 
 /// swarmkit api/types.proto TaskState: gaps leave room for states to come; of two observations the greater is right.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use bollard::models::*;
 use skep_control::model::{
-    ContainerSpec, GenericResource, Mount as MountSpec, NetworkAttachment, PortConfig, Protocol, PublishMode, TaskItem,
+    ContainerSpec, GenericResource, Mount as MountSpec, NetworkAttachment, PortConfig, Protocol, PublishMode,
+    TaskItem,
 };
 
 use crate::core::template::{TemplateError, TemplateValues, expand};

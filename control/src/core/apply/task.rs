@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{Answer, At, service};
 use crate::core::address::AddressBook;
+use crate::core::placement;
 use crate::core::state::*;
 use crate::model::*;
 
@@ -21,6 +22,38 @@ struct Round {
     book: AddressBook,
     /// Wanted tasks by place: service, slot, and the node of one that has no slot.
     live: BTreeMap<(String, u64, String), usize>,
+    /// The node with the data of each slot that has local volumes.
+    data: BTreeMap<(String, u64), String>,
+}
+
+/// Nodes with the data of slots' local volumes: where the newest task of the slot ran.
+fn data(state: &ClusterState) -> BTreeMap<(String, u64), String> {
+    let mut newest: BTreeMap<(&str, u64), &Task> = BTreeMap::new();
+    for task in state
+        .tasks
+        .values()
+        .filter(|t| placement::has_local_data(&t.spec))
+    {
+        if task.preassigned || node_with_data(task).is_empty() {
+            continue;
+        }
+        let known = newest.entry((&task.service_id, task.slot)).or_insert(task);
+        if (task.meta.created_at, &task.id) > (known.meta.created_at, &known.id) {
+            *known = task;
+        }
+    }
+    newest
+        .into_iter()
+        .map(|((service, slot), task)| ((service.to_string(), slot), node_with_data(task).clone()))
+        .collect()
+}
+
+fn node_with_data(task: &Task) -> &String {
+    if task.ran_at != 0 {
+        &task.node_id
+    } else {
+        &task.volume_node
+    }
 }
 
 /// Applies each step whose premise still holds.
@@ -67,7 +100,8 @@ impl Round {
             *live.entry(key(task)).or_default() += 1;
         }
         let book = AddressBook::new(state, at.now);
-        Round { book, live }
+        let data = data(state);
+        Round { book, live, data }
     }
 
     /// Takes a place. It has one, and one more for a task that starts beside the one that runs.
@@ -143,6 +177,12 @@ fn create(state: &mut ClusterState, at: At, step: &CreateTask, round: &mut Round
         ports: service.ports.clone(),
         endpoint: service.spec.endpoint.clone(),
         start_not_before: step.start_not_before,
+        volume_node: round
+            .data
+            .get(&(step.service_id.clone(), step.slot))
+            .cloned()
+            .unwrap_or_default(),
+        moves: step.moves,
         update: match service.update_progress {
             Some(progress) if step.by_update => progress.number,
             _ => 0,
@@ -297,7 +337,9 @@ fn give_up(state: &mut ClusterState, at: At, id: &str) {
 /// Swarm's constraint enforcer (swarmkit manager/orchestrator/constraintenforcer). The task leaves the tables; its node
 /// stops it when the orchestrator no longer wants it.
 fn evict(state: &mut ClusterState, at: At, id: &str) {
-    let Some(task) = state.tasks.get_mut(id) else { return };
+    let Some(task) = state.tasks.get_mut(id) else {
+        return;
+    };
     let runs = is_wanted(task) && !task.node_id.is_empty() && !has_ended(task) && !is_evicted(task);
     if !runs {
         return;

@@ -86,6 +86,9 @@ fn replace<'a>(
         return;
     }
     round.desire(task, TaskState::Shutdown);
+    if task.moves && slot::is_served(round, slot, task) {
+        return;
+    }
     let not_before = restart::start_not_before(round, task, leaving);
     let stops_first = !has_ended(task) && round.state.may_run(&task.node_id);
     let waits = not_before != 0 || stops_first || restart::is_blocked(round, slot);

@@ -9,6 +9,7 @@
 //! service rollback|rm NAME             attach ID NODE NETWORK [ADDRESS]         detach ID NODE
 //! task NAME STATE                      advance SECONDS       plan | step | obey | settle
 //! ingress add CIDR [--interface I] [--nodes CONSTRAINT]          ingress rm|move ADDRESS [NODE]
+//! node cpus NAME N    node generic NAME KIND=VALUE,...
 //! node dsr NAME works|dropped                                    node label NAME K=V
 //! show tasks|services|updates|networks|ingress|assignments NODE
 //! ```
@@ -178,6 +179,7 @@ fn describe(action: &TaskAction) -> String {
         }
         TaskAction::Allocate(id) => format!("allocate {id}\n"),
         TaskAction::Orphan(id) => format!("orphan {id}\n"),
+        TaskAction::Evict(id) => format!("evict {id}\n"),
     }
 }
 
@@ -217,6 +219,9 @@ fn node_command(world: &mut World, verb: &str, name: &str, words: &[&str]) -> St
                         node.manager_address = format!("{name}:2377");
                     }
                     ("address", _) => node.address = value.into(),
+                    ("generic", _) => {
+                        node.description.get_or_insert_default().generic = generic(value);
+                    }
                     _ => panic!("unknown option {option}"),
                 }
             }
@@ -235,6 +240,18 @@ fn node_command(world: &mut World, verb: &str, name: &str, words: &[&str]) -> St
             id,
             force: words == ["--force"],
         }),
+        "cpus" | "generic" => {
+            let mut description = known.and_then(|n| n.description.clone()).expect("no such node");
+            match verb {
+                "cpus" => description.nano_cpus = words[0].parse::<i64>().expect("cpus") * SECOND,
+                _ => description.generic = generic(words[0]),
+            }
+            Change::ReportNode(ReportNode {
+                id,
+                description: Some(description),
+                ..Default::default()
+            })
+        }
         "dsr" => {
             let mut description = known.and_then(|n| n.description.clone()).expect("no such node");
             let (dsr, text) = match words {
@@ -392,8 +409,19 @@ fn set(spec: &mut ServiceSpec, option: &str, value: &str) {
         }
         "cpus" => {
             let nano_cpus = value.parse::<i64>().expect("cpus") * SECOND;
-            task.resources.get_or_insert_default().reservations = Some(Resources { nano_cpus, memory: 0 });
+            reservations(task).nano_cpus = nano_cpus;
         }
+        "memory" => reservations(task).memory = value.parse::<i64>().expect("GiB") << 30,
+        "generic" => {
+            let generic = generic(value);
+            reservations(task).generic = generic;
+        }
+        "volume" => task.container.mounts.push(Mount {
+            kind: "volume".into(),
+            source: value.into(),
+            target: "/data".into(),
+            ..Default::default()
+        }),
         "order" | "parallelism" | "every" | "on-failure" | "monitor" | "ratio" => {
             set_update(
                 spec.update.get_or_insert_with(UpdateConfig::standard),
@@ -413,6 +441,25 @@ fn set(spec: &mut ServiceSpec, option: &str, value: &str) {
         }
         _ => panic!("unknown option {option}"),
     }
+}
+
+fn reservations(task: &mut TaskSpec) -> &mut Resources {
+    let resources = task.resources.get_or_insert_default();
+    resources.reservations.get_or_insert_default()
+}
+
+/// `SSD=3,GPU=a,GPU=b`
+fn generic(text: &str) -> Vec<GenericResource> {
+    let one = |term: &str| {
+        let (kind, value) = term.split_once('=').expect("KIND=VALUE");
+        let amount = value.parse().ok();
+        GenericResource {
+            kind: kind.into(),
+            name: amount.is_none().then(|| value.into()),
+            amount: amount.unwrap_or(0),
+        }
+    };
+    text.split(',').map(one).collect()
 }
 
 fn set_update(config: &mut UpdateConfig, option: &str, value: &str) {
@@ -469,6 +516,30 @@ fn show(world: &World, what: &[&str]) -> String {
                 )
             };
             state.services.values().map(|s| line(s)).collect()
+        }
+        ["volumes"] => {
+            let tasks = state.tasks.values().filter(|t| is_wanted(t));
+            tasks
+                .map(|t| {
+                    format!(
+                        "{}.{} on {}, data on {}\n",
+                        t.service.name, t.slot, t.node_id, t.volume_node
+                    )
+                })
+                .collect()
+        }
+        ["generic"] => {
+            let given = |t: &Task| {
+                let one = |g: &GenericResource| match &g.name {
+                    Some(name) => format!(" {}={name}", g.kind),
+                    None => format!(" {}={}", g.kind, g.amount),
+                };
+                t.generic.iter().map(one).collect::<String>()
+            };
+            let tasks = state.tasks.values().filter(|t| !has_ended(t));
+            tasks
+                .map(|t| format!("{}.{} {}{}\n", t.service.name, t.slot, t.node_id, given(t)))
+                .collect()
         }
         ["networks"] => {
             let line = |n: &Network| {

@@ -15,8 +15,8 @@ use serde_json::Value;
 use super::{Labels, is_empty};
 use crate::model;
 
-pub use generic::GenericResource;
 pub use container::{ContainerSpec, DnsConfig};
+pub use generic::GenericResource;
 pub use update::{HealthConfig, UpdateConfig};
 
 /// moby api/types/swarm/service.go ServiceSpec.

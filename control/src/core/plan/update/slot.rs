@@ -14,7 +14,11 @@ pub fn standing<'a>(round: &Round, service: &Service, slot: &[&'a Task]) -> Opti
     if wanted().count() < 2 {
         return wanted().next();
     }
-    let clean = |task: &&Task| is_up_to_date(service, task, round.node(task));
+    // What makes room for a task elsewhere stands only until that one runs.
+    let leaves = |task: &Task| {
+        wanted().any(|t| t.moves && t.id != task.id && t.meta.created_at >= task.meta.created_at)
+    };
+    let clean = |task: &&Task| is_up_to_date(service, task, round.node(task)) && !leaves(task);
     wanted()
         .rfind(|t| clean(t) && runs(t))
         .or_else(|| wanted().rfind(clean))
