@@ -196,6 +196,8 @@ impl Node {
             "live-restore": self.settings.live_restore,
             "log-level": "warn",
             "shutdown-timeout": 5,
+            "labels": ["disk=ssd"],
+            "node-generic-resources": ["GPU=UUID-1", "GPU=UUID-2", "SSD=3"],
         });
         fs::create_dir_all(etc.join("docker"))?;
         fs::write(

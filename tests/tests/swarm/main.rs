@@ -4,6 +4,7 @@
 //! only where something never may be.
 
 mod modes;
+mod placement;
 mod stage;
 mod updates;
 
@@ -19,5 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let tests: Vec<suite::Test<Stage>> = [stage::TESTS, updates::TESTS, modes::TESTS].concat();
+    let tests: Vec<suite::Test<Stage>> = [stage::TESTS, updates::TESTS, modes::TESTS, placement::TESTS].concat();
     suite::run_mended(Stage::build, Stage::mend, &tests)
 }
