@@ -19,7 +19,7 @@ use stage::Stage;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let tests: Vec<suite::Test<Stage>> = [stage::TESTS, updates::TESTS, modes::TESTS].concat();
-    let tests: Vec<suite::Test<Stage>> = [stage::TESTS, updates::TESTS, modes::TESTS, placement::TESTS].concat();
+    let tests: Vec<suite::Test<Stage>> =
+        [stage::TESTS, updates::TESTS, modes::TESTS, placement::TESTS].concat();
     suite::run_mended(Stage::build, Stage::mend, &tests)
 }
