@@ -32,6 +32,7 @@ fn tasks(stage: &Stage, service: &str) -> Result<Vec<[String; 4]>> {
         let mut fields = line.split('|').map(ToString::to_string);
         let mut row = [(); 4].map(|()| fields.next().unwrap_or_default());
         row[2] = row[2].split(' ').next().unwrap_or_default().to_string();
+        row[3] = row[3].trim_matches('"').to_string();
         row
     };
     Ok(text.lines().map(row).collect())

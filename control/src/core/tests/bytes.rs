@@ -158,6 +158,45 @@ fn update_bytes() {
     insta::assert_snapshot!(lines.join("\n\n"));
 }
 
+/// Services that have no slots, or whose tasks end.
+#[test]
+fn mode_bytes() {
+    let mut world = World::new();
+    world.apply(Change::CreateNode(CreateNode { node: node("n1") }));
+    let start = world.log.len();
+    let job = ReplicatedJob {
+        max_concurrent: 1,
+        total_completions: 2,
+    };
+    let modes = [
+        ("all", ServiceMode::Global(GlobalMode {})),
+        ("each", ServiceMode::GlobalJob(GlobalJob {})),
+        ("work", ServiceMode::ReplicatedJob(job)),
+    ];
+    for (name, mode) in modes {
+        let mut spec = service_spec(name, 0);
+        spec.mode = Some(mode);
+        let id = name.to_string();
+        world.apply(Change::CreateService(CreateService { id, spec }));
+    }
+    world.settle();
+    world.report("work.0", TaskState::Complete);
+    world.settle();
+    let work = world.state.services["work"].clone();
+    world.apply(Change::UpdateService(UpdateService {
+        id: "work".into(),
+        version: work.meta.version,
+        spec: work.spec.clone(),
+        rollback: false,
+    }));
+    world.plan();
+    let bytes = encode(&world.state);
+    assert_eq!(decode(&bytes).unwrap(), world.state);
+    let lines = world.log[start..].iter().map(|(_, c)| c.encode_to_vec());
+    let lines: Vec<String> = [bytes].into_iter().chain(lines).map(|l| hex(&l)).collect();
+    insta::assert_snapshot!(lines.join("\n\n"));
+}
+
 #[test]
 fn other_bytes_are_refused() {
     assert!(matches!(decode(&[0xff; 9]), Err(SnapshotError::Decode(_))));
