@@ -35,6 +35,10 @@ const MEMBERSHIP: &[Rpc] = &[
     ("Join", "JoinRequest", "MembershipReply"),
     ("Leave", "LeaveRequest", "MembershipReply"),
 ];
+const LOGS: &[Rpc] = &[
+    ("Order", "OrderLog", "LogOrdered"),
+    ("Publish", "stream LogPiece", "stream Nothing"),
+];
 const DISPATCHER: &[Rpc] = &[("Session", "stream NodeToManager", "stream ManagerToNode")];
 
 fn main() {
@@ -45,6 +49,7 @@ fn main() {
         service("Ca", CA),
         service("Membership", MEMBERSHIP),
         service("Dispatcher", DISPATCHER),
+        service("Logs", LOGS),
     ];
     Builder::new().compile(&services);
 }

@@ -9,6 +9,7 @@
 //! - [`session`]: assignments in, reports out.
 //! - [`reconciler`]: observe, plan, execute, report.
 //! - [`network`]: the node's network: Docker driver, links, firewall, data plane tables, DNS.
+//! - [`logs`]: logs of this node's containers, for managers elsewhere.
 //! - [`ingress`]: addresses that belong to the swarm: what holding one means on this node.
 //! - [`probe`]: who of the other nodes is alive, by probes over the underlay.
 
@@ -18,6 +19,7 @@ pub mod core;
 pub mod daemon;
 pub mod ingress;
 pub mod io;
+pub mod logs;
 pub mod member;
 pub mod network;
 pub mod probe;

@@ -28,6 +28,7 @@ use crate::core::desired::Desired;
 use crate::ingress::core::ended::ended;
 use crate::io::docker::Engine;
 use crate::io::ledger::Ledger;
+use crate::logs::Logs;
 use crate::network::{self, Driver, Network, NetworkConfig};
 use crate::reconciler::{self, Statuses, chain};
 use crate::session::{self, Link};
@@ -210,6 +211,11 @@ fn spawn(
         desired: channels.desired,
         managers: channels.managers,
         link: channels.link,
+        logs: Logs::new(
+            common.engine.socket().to_path_buf(),
+            view.client.clone(),
+            shutdown.clone(),
+        ),
         shutdown: shutdown.clone(),
     }));
     let attachments = attachments::run(common.engine.clone(), view.client.clone(), view.desired.clone());

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::desired::Desired;
 use crate::io::ledger::{Ledger, LedgerError};
+use crate::logs::Logs;
 use crate::network::Network;
 use crate::reconciler::{Statuses, chain};
 
@@ -39,6 +40,7 @@ pub struct Setup {
     pub network: watch::Receiver<Option<Arc<Network>>>,
     pub description: watch::Receiver<Option<NodeDescription>>,
     pub link: watch::Sender<Link>,
+    pub logs: Logs,
     pub shutdown: CancellationToken,
 }
 
@@ -131,6 +133,10 @@ impl Session {
             }
             SessionEvent::Disconnected { reason } => {
                 self.lost(reason);
+                Ok(())
+            }
+            SessionEvent::Log(order) => {
+                self.setup.logs.send(order);
                 Ok(())
             }
             SessionEvent::Assignments(message) => {

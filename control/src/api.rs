@@ -40,6 +40,8 @@ use answer::{Body, error_answer};
 use events::EventLog;
 use io::engine::Engine;
 
+pub use logs::container_log;
+
 /// How long open requests may take to end at shutdown. Streams that follow something never end by themselves.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 /// Pause after a failed accept (no file descriptors left, most likely).

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::core::state::ClusterState;
 use crate::model::id::RaftId;
@@ -35,6 +35,22 @@ pub enum ControlError {
     Stopped,
 }
 
+/// Why a log is not whole. The texts are those of swarmkit manager/logbroker.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    #[error("node {0} is not available")]
+    NodeAway(String),
+    #[error("node {0} disconnected unexpectedly")]
+    Broken(String),
+    /// The node could not read it.
+    #[error("{0}")]
+    Unreadable(String),
+    #[error(
+        "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online."
+    )]
+    NoLeader,
+}
+
 /// The way into the Raft log, whoever leads. Implemented by the Raft room; tests of the API apply directly.
 #[async_trait]
 pub trait Propose: Send + Sync + 'static {
@@ -42,6 +58,14 @@ pub trait Propose: Send + Sync + 'static {
     async fn propose(&self, change: Change) -> Result<Applied, ControlError>;
     /// Waits until the local state holds everything that was committed before the call (Raft ReadIndex).
     async fn barrier(&self) -> Result<(), ControlError>;
+    /// The log of a container on another node, in the Engine's pieces, read by `query` of `/containers/{id}/logs`. It
+    /// ends early with an error; dropping the receiver ends it at the node, too.
+    async fn node_log(
+        &self,
+        node_id: &str,
+        container_id: &str,
+        query: &str,
+    ) -> Result<mpsc::Receiver<Result<Vec<u8>, LogError>>, LogError>;
     /// Whether the leader hears the member (`ManagerStatus.Reachability`).
     fn reachable(&self, raft_id: RaftId) -> bool;
 }
@@ -74,6 +98,16 @@ impl Manager {
     /// See [`Propose::barrier`].
     pub async fn barrier(&self) -> Result<(), ControlError> {
         self.proposer.barrier().await
+    }
+
+    /// See [`Propose::node_log`].
+    pub async fn node_log(
+        &self,
+        node_id: &str,
+        container_id: &str,
+        query: &str,
+    ) -> Result<mpsc::Receiver<Result<Vec<u8>, LogError>>, LogError> {
+        self.proposer.node_log(node_id, container_id, query).await
     }
 
     /// See [`Propose::reachable`].

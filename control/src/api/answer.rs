@@ -217,11 +217,31 @@ pub async fn read_json<T: DeserializeOwned>(mut body: Incoming) -> Result<T, Api
 }
 
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    decode(parse_value(bytes)?)
+}
+
+/// A JSON body with its names as Docker spells them.
+pub fn parse_value(bytes: &[u8]) -> Result<Value, ApiError> {
     let mut value: Value =
         serde_json::from_slice(bytes).map_err(|error| bad_request(format!("invalid JSON: {error}")))?;
     drop_nulls(&mut value);
     case::correct(&mut value);
+    Ok(value)
+}
+
+pub fn decode<T: DeserializeOwned>(value: Value) -> Result<T, ApiError> {
     serde_json::from_value(value).map_err(|error| bad_request(format!("invalid JSON: {error}")))
+}
+
+/// A query value that moby reads by Go's ParseBool; absent is false.
+pub fn bool_value(query: &Query, key: &str) -> Result<bool, ApiError> {
+    match query.get(key) {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "" | "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        text => Err(bad_request(format!(
+            "invalid value for {key}: {text}: strconv.ParseBool: parsing {text:?}: invalid syntax"
+        ))),
+    }
 }
 
 fn drop_nulls(value: &mut Value) {

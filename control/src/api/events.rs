@@ -19,6 +19,7 @@ use super::answer::{Answer, BoxError, bad_request, filters};
 use super::core::change::{Event, changes};
 use super::core::filter::Filters;
 use super::core::query::Query;
+use super::core::time::seconds;
 use super::networks::twins;
 use super::pass::{Call, pass_with, stream as pass_stream};
 use crate::core::state::ClusterState;
@@ -175,19 +176,6 @@ pub async fn stream(api: &Arc<Api>, mut call: Call, query: &Query) -> Answer {
     ))
 }
 
-/// Unix seconds with an optional fraction, which is what clients send whatever their users typed.
-fn seconds(text: &str) -> Option<Timestamp> {
-    if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return Timestamp::try_from(time.as_nanosecond()).ok();
-    }
-    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let whole: i64 = whole.parse().ok()?;
-    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-    whole
-        .checked_mul(1_000_000_000)?
-        .checked_add(digits.parse().ok()?)
-}
-
 async fn merge(
     api: Arc<Api>,
     mut engine: Incoming,
@@ -266,17 +254,4 @@ fn engine_lines(api: &Api, rest: &mut Vec<u8>) -> Bytes {
         }
     }
     Bytes::from(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_of_clients() {
-        assert_eq!(seconds("1700000000"), Some(1_700_000_000_000_000_000));
-        assert_eq!(seconds("1700000000.000000012"), Some(1_700_000_000_000_000_012));
-        assert_eq!(seconds("2023-11-14T22:13:20Z"), Some(1_700_000_000_000_000_000));
-        assert_eq!(seconds("yesterday"), None);
-    }
 }

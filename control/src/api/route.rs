@@ -82,10 +82,12 @@ async fn swarm_path(api: &Arc<Api>, method: &str, segments: &[&str], call: Call,
         ("GET", ["nodes", id]) => nodes::inspect(api, id).await,
         ("POST", ["nodes", id, "update"]) => nodes::update(api, id, call.request.into_body(), query).await,
         ("DELETE", ["nodes", id]) => nodes::remove(api, id, query).await,
-        ("GET", ["services"]) => services::list(api, query),
-        ("POST", ["services", "create"]) => services::create(api, call.request).await,
+        ("GET", ["services"]) => services::list(api, call.version, query),
+        ("POST", ["services", "create"]) => services::create(api, call.version, call.request).await,
         ("GET", ["services", id]) => services::inspect(api, id, query).await,
-        ("POST", ["services", id, "update"]) => services::update(api, id, call.request, query).await,
+        ("POST", ["services", id, "update"]) => {
+            services::update(api, id, call.version, call.request, query).await
+        }
         ("DELETE", ["services", id]) => services::remove(api, id).await,
         ("GET", ["services", id, "logs"]) => logs::service(api, id, call.version, query).await,
         ("GET", ["tasks"]) => tasks::list(api, query),

@@ -8,20 +8,26 @@ use serde_json::json;
 
 use super::Api;
 use super::answer::{
-    Answer, bad_request, empty, filters, json as json_answer, look_up, manager, not_built, ok, read_json,
-    rpc_error, version_index,
+    Answer, bad_request, bool_value, decode, empty, filters, json as json_answer, look_up, manager,
+    not_built, ok, parse_value, read_bytes, rpc_error, version_index,
 };
 use super::core::query::Query;
 use super::core::shape::service::{ServiceShape, service_status};
 use super::core::shape::spec::ServiceSpec;
-use super::core::{find, image, names};
+use super::core::version::ApiVersion;
+use super::core::{find, gate, image, names};
 use crate::core::state::mode_of;
 use crate::daemon::ApiError;
 use crate::manager::Manager;
 use crate::model::id::object_id;
 use crate::model::{self, Change, Code, CreateService, RemoveService, UpdateService};
 
-pub fn list(api: &Api, query: &Query) -> Answer {
+/// First version with `?status`.
+const STATUS: ApiVersion = ApiVersion { major: 1, minor: 41 };
+
+pub fn list(api: &Api, version: Option<ApiVersion>, query: &Query) -> Answer {
+    // Clients before 1.41 know no status.
+    let with_status = version.is_none_or(|version| version >= STATUS) && bool_value(query, "status")?;
     let manager = manager(api.daemon.membership())?;
     let filters = filters(query, &["id", "name", "label", "mode", "runtime"])?;
     let state = manager.state().borrow().clone();
@@ -32,7 +38,6 @@ pub fn list(api: &Api, query: &Query) -> Answer {
             && filters.exact("mode", mode_of(&service.spec))
             && filters.exact("runtime", "container")
     });
-    let with_status = query.flag("status");
     let shapes: Vec<ServiceShape> = services
         .map(|service| {
             let mut shape = ServiceShape::from(service.as_ref());
@@ -44,18 +49,26 @@ pub fn list(api: &Api, query: &Query) -> Answer {
 }
 
 pub async fn inspect(api: &Api, reference: &str, query: &Query) -> Answer {
+    let with_defaults = bool_value(query, "insertDefaults")?;
     let manager = manager(api.daemon.membership())?;
     let (_, service) = look_up(&manager, |state| find::service(state, reference)).await?;
     let mut shape = ServiceShape::from(service.as_ref());
-    if query.flag("insertDefaults") {
+    if with_defaults {
         shape.spec.insert_defaults();
     }
     ok(&shape)
 }
 
-pub async fn create(api: &Api, request: Request<Incoming>) -> Answer {
+/// Reads a spec as a client of `version` means it.
+async fn read_spec(mut body: Incoming, version: Option<ApiVersion>) -> Result<ServiceSpec, ApiError> {
+    let mut value = parse_value(&read_bytes(&mut body).await?)?;
+    gate::adjust(version, &mut value);
+    decode(value)
+}
+
+pub async fn create(api: &Api, version: Option<ApiVersion>, request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
-    let spec: ServiceSpec = read_json(body).await?;
+    let spec = read_spec(body, version).await?;
     let manager = manager(api.daemon.membership())?;
     let mut spec = checked(&manager, spec).await?;
     spec.task.container.registry_auth = registry_auth(&parts.headers);
@@ -70,9 +83,15 @@ pub async fn create(api: &Api, request: Request<Incoming>) -> Answer {
     json_answer(StatusCode::CREATED, &json!({"ID": id, "Warnings": null}))
 }
 
-pub async fn update(api: &Api, reference: &str, request: Request<Incoming>, query: &Query) -> Answer {
+pub async fn update(
+    api: &Api,
+    reference: &str,
+    api_version: Option<ApiVersion>,
+    request: Request<Incoming>,
+    query: &Query,
+) -> Answer {
     let (parts, body) = request.into_parts();
-    let spec: ServiceSpec = read_json(body).await?;
+    let spec = read_spec(body, api_version).await?;
     let version = version_index(query, "service")?;
     let rollback = match query.get("rollback") {
         "" | "none" => false,
@@ -159,7 +178,7 @@ fn kept_auth(service: &Arc<model::Service>, from: &str) -> Result<Option<String>
             .previous_spec
             .as_ref()
             .ok_or_else(|| bad_request("service does not have a previous spec"))?,
-        _ => return Err(bad_request("unsupported registryAuthFrom value")),
+        _ => return Err(bad_request(format!("invalid registryAuthFrom '{from}'"))),
     };
     Ok(kept.task.container.registry_auth.clone())
 }

@@ -216,6 +216,13 @@ fn rotate(token: &str) -> Option<String> {
     Some(format!("{front}-{}", String::from_utf8_lossy(&secret)))
 }
 
+/// moby daemon/cluster/swarm.go; scripts look for its first words.
+const TWO_MANAGERS: &str =
+    "WARNING: Running Swarm in a two-manager configuration. This configuration provides
+         no fault tolerance, and poses a high risk to lose control over the cluster.
+         Refer to https://docs.docker.com/engine/swarm/admin_guide/ to configure the
+         Swarm for fault-tolerance.";
+
 /// `Swarm` of `/info` (moby api/types/swarm/swarm.go Info).
 pub fn info(api: &Api) -> Value {
     match api.daemon.membership() {
@@ -237,9 +244,7 @@ pub fn info(api: &Api) -> Value {
                 info["Cluster"] = json!(ClusterInfo::from(cluster.as_ref()));
             }
             if managers == 2 {
-                info["Warnings"] = json!([
-                    "WARNING: the swarm has two managers: if one of them fails, nothing can be changed. Use one, three or five."
-                ]);
+                info["Warnings"] = json!([TWO_MANAGERS]);
             }
             info
         }

@@ -104,5 +104,12 @@ pub async fn info(api: &Api) -> Answer {
         return json_answer(status, &info);
     }
     info["Swarm"] = super::swarm::info(api);
+    // moby daemon/server/router/system: the CLI shows these only.
+    if let Some(told) = info["Swarm"]["Warnings"].as_array().cloned() {
+        match info["Warnings"].as_array_mut() {
+            Some(warnings) => warnings.extend(told),
+            None => info["Warnings"] = Value::Array(told),
+        }
+    }
     ok(&info)
 }

@@ -14,7 +14,7 @@ use crate::core::assign::{assign, withdrawn};
 use crate::core::state::ClusterState;
 use crate::model::*;
 use crate::rpc::client::Hello;
-use crate::rpc::wire::{ManagerWord, NodeWord, Redirect, Welcome};
+use crate::rpc::wire::{LogOrder, ManagerWord, NodeWord, Redirect, Welcome};
 
 /// Messages that may wait for a slow node; when they do, it gets nothing more until it took one, and then the
 /// difference to the newest state.
@@ -215,6 +215,13 @@ impl Dispatcher {
     pub fn say_goodbye(&self, node_id: &str) {
         self.lock().left.insert(node_id.to_string());
         self.drop_session(node_id);
+    }
+
+    /// Has a node send a log. False: it is in no session here, or has not taken what waits for it.
+    pub fn order_log(&self, node_id: &str, order: LogOrder) -> bool {
+        let inner = self.lock();
+        let session = inner.sessions.get(node_id);
+        session.is_some_and(|session| session.words.try_send(ManagerWord::Log(order)).is_ok())
     }
 
     /// When this manager began to lead.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 use openraft::{Config, ConfigError, SnapshotPolicy};
 use prost::Message;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tonic::Code;
 
@@ -20,10 +20,11 @@ use super::network::{Network, Peers};
 use super::seal::{SealError, Sealer};
 use super::types::*;
 use crate::core::state::ClusterState;
-use crate::manager::{ControlError, Leader, Propose};
+use crate::manager::{ControlError, Leader, LogError as NodeLogError, Propose};
 use crate::model::*;
 use crate::rpc::channel::within;
-use crate::rpc::wire::{HealthRequest, ProposeRequest, ReadIndexRequest};
+use crate::rpc::inbox::Inbox;
+use crate::rpc::wire::{HealthRequest, LogOrder, OrderLog, ProposeRequest, ReadIndexRequest};
 
 /// How long a write may take, the wait for a new leader included.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -90,6 +91,8 @@ pub struct Group {
     peers: Arc<Peers>,
     /// Members in the leader's reach, as it told this follower.
     told_reachable: Mutex<BTreeSet<u64>>,
+    /// Logs that nodes were asked to send here.
+    inbox: Arc<Inbox>,
 }
 
 impl Group {
@@ -132,6 +135,7 @@ impl Group {
             hearing: Hearing::default(),
             peers,
             told_reachable: Mutex::new(BTreeSet::new()),
+            inbox: Arc::default(),
         }))
     }
 
@@ -170,6 +174,10 @@ impl Group {
 
     pub fn peers(&self) -> &Arc<Peers> {
         &self.peers
+    }
+
+    pub fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
     }
 
     pub fn state(&self) -> watch::Receiver<Arc<ClusterState>> {
@@ -367,6 +375,38 @@ impl Group {
         }
     }
 
+    /// Has the leader give a node an order; an error if the node does not hear it.
+    async fn order_log(&self, node_id: &str, order: LogOrder) -> Result<(), NodeLogError> {
+        let start = Instant::now();
+        loop {
+            let leader = self
+                .wait_leader(start)
+                .await
+                .map_err(|_| NodeLogError::NoLeader)?;
+            let request = OrderLog {
+                node_id: node_id.to_string(),
+                order: order.clone(),
+            };
+            if let Ok(mut client) = self.peers.logs(&member_of(&leader)) {
+                let call = client.order(within(request, LEADER_TIMEOUT));
+                match tokio::time::timeout(LEADER_TIMEOUT, call)
+                    .await
+                    .map(|reply| reply.map(tonic::Response::into_inner))
+                {
+                    Ok(Ok(reply)) if reply.leads && reply.told => return Ok(()),
+                    Ok(Ok(reply)) if reply.leads => {
+                        return Err(NodeLogError::NodeAway(node_id.to_string()));
+                    }
+                    Ok(Ok(_)) | Ok(Err(_)) | Err(_) => {}
+                }
+            }
+            if start.elapsed() > LEADER_TIMEOUT {
+                return Err(NodeLogError::NoLeader);
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
     /// Waits for a leader, up to [`LEADER_TIMEOUT`] after `since`.
     pub async fn wait_leader(&self, since: Instant) -> Result<Leader, ControlError> {
         let mut leader = self.leader.subscribe();
@@ -467,6 +507,25 @@ impl Propose for Group {
             }
             tokio::time::sleep(RETRY).await;
         }
+    }
+
+    async fn node_log(
+        &self,
+        node_id: &str,
+        container_id: &str,
+        query: &str,
+    ) -> Result<mpsc::Receiver<Result<Vec<u8>, NodeLogError>>, NodeLogError> {
+        let own = self.state.borrow().nodes.get(&self.node_id).cloned();
+        let place = self.inbox.wait_for(node_id);
+        let order = LogOrder {
+            id: place.id().to_string(),
+            container_id: container_id.to_string(),
+            query: query.to_string(),
+            address: own.map(|node| node.manager_address.clone()).unwrap_or_default(),
+            manager_id: self.node_id.clone(),
+        };
+        self.order_log(node_id, order).await?;
+        place.begun().await
     }
 
     fn reachable(&self, raft_id: u64) -> bool {

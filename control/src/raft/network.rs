@@ -24,6 +24,7 @@ use super::record::*;
 use super::types::*;
 use crate::rpc::channel::{Dialer, within};
 use crate::rpc::wire::service::control_client::ControlClient;
+use crate::rpc::wire::service::logs_client::LogsClient;
 use crate::rpc::wire::service::raft_client::RaftClient;
 use crate::rpc::wire::{self, AppendOutcome, MAX_MESSAGE};
 
@@ -75,6 +76,10 @@ impl Peers {
         Ok(client
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE))
+    }
+
+    pub fn logs(&self, member: &Member) -> Result<LogsClient<Channel>, Status> {
+        Ok(LogsClient::new(self.channel(member)?))
     }
 
     /// Members that answered a Raft RPC of ours not longer ago than `within`.

@@ -15,7 +15,9 @@ use tonic::{Status, Streaming};
 use super::channel::{ANY_MANAGER, Dialer, Trust};
 use super::gate::Gate;
 use super::wire::service::dispatcher_client::DispatcherClient;
-use super::wire::{MAX_MESSAGE, ManagerToNode, ManagerWord, NodeToManager, NodeWord, Nothing, Report};
+use super::wire::{
+    LogOrder, MAX_MESSAGE, ManagerToNode, ManagerWord, NodeToManager, NodeWord, Nothing, Report,
+};
 use crate::ca::Identity;
 use crate::model::*;
 
@@ -66,6 +68,8 @@ pub enum SessionEvent {
         manager: String,
     },
     Assignments(Assignments),
+    /// A manager wants the log of a container of this node.
+    Log(LogOrder),
     /// Reports not yet taken are lost with the session: send the state of all tasks again after the next `Connected`.
     Disconnected {
         reason: String,
@@ -210,7 +214,7 @@ impl SessionClient {
                     heartbeat: Duration::from_millis(welcome.heartbeat_period_ms.max(100)),
                 }))),
                 Some(ManagerWord::Redirect(redirect)) => Ok(Opened::Redirect(redirect.leader)),
-                Some(ManagerWord::Assignments(_)) | None => {
+                Some(ManagerWord::Assignments(_) | ManagerWord::Log(_)) | None => {
                     Err(Status::internal("a session begins with Welcome"))
                 }
             }
@@ -234,6 +238,9 @@ impl SessionClient {
                 message = incoming.message() => match message {
                     Ok(Some(ManagerToNode { word: Some(ManagerWord::Assignments(assignments)) })) => {
                         self.say(SessionEvent::Assignments(assignments)).await?;
+                    }
+                    Ok(Some(ManagerToNode { word: Some(ManagerWord::Log(order)) })) => {
+                        self.say(SessionEvent::Log(order)).await?;
                     }
                     Ok(Some(ManagerToNode { word: Some(ManagerWord::Redirect(_)) })) => {
                         break "the manager no longer leads".to_string();

@@ -2,6 +2,7 @@
 
 mod ca;
 mod control;
+mod logs;
 mod membership;
 mod raft;
 mod session;
@@ -26,7 +27,7 @@ use super::tls::{self, TlsError};
 use super::wire::MAX_MESSAGE;
 use super::wire::service::{
     ca_server::CaServer, control_server::ControlServer, dispatcher_server::DispatcherServer,
-    membership_server::MembershipServer, raft_server::RaftServer,
+    logs_server::LogsServer, membership_server::MembershipServer, raft_server::RaftServer,
 };
 use crate::ca::Identity;
 use crate::ca::authority::{CertNames, names};
@@ -195,6 +196,7 @@ pub async fn serve(
         .add_service(sized!(CaServer))
         .add_service(sized!(MembershipServer))
         .add_service(sized!(DispatcherServer))
+        .add_service(sized!(LogsServer))
         .serve_with_incoming(ReceiverStream::new(incoming));
     tokio::select! {
         () = stop.cancelled() => {}

@@ -15,6 +15,7 @@ pub mod service {
     include!(concat!(env!("OUT_DIR"), "/skep.v1.Ca.rs"));
     include!(concat!(env!("OUT_DIR"), "/skep.v1.Membership.rs"));
     include!(concat!(env!("OUT_DIR"), "/skep.v1.Dispatcher.rs"));
+    include!(concat!(env!("OUT_DIR"), "/skep.v1.Logs.rs"));
 }
 
 // --- Raft
@@ -251,7 +252,7 @@ pub struct Report {
 
 #[derive(Clone, PartialEq, Message)]
 pub struct ManagerToNode {
-    #[prost(oneof = "ManagerWord", tags = "1, 2, 3")]
+    #[prost(oneof = "ManagerWord", tags = "1, 2, 3, 4")]
     pub word: Option<ManagerWord>,
 }
 
@@ -265,6 +266,8 @@ pub enum ManagerWord {
     /// The one asked does not lead (any more): go there, or elsewhere when the address is empty.
     #[prost(message, tag = "3")]
     Redirect(Redirect),
+    #[prost(message, tag = "4")]
+    Log(LogOrder),
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -278,4 +281,57 @@ pub struct Redirect {
     /// `host:port`
     #[prost(string, tag = "1")]
     pub leader: String,
+}
+
+// --- Logs
+
+/// A manager asks the leader to give an order to a node.
+#[derive(Clone, PartialEq, Message)]
+pub struct OrderLog {
+    #[prost(string, tag = "1")]
+    pub node_id: String,
+    #[prost(message, required, tag = "2")]
+    pub order: LogOrder,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct LogOrdered {
+    /// False: the one asked does not lead.
+    #[prost(bool, tag = "1")]
+    pub leads: bool,
+    /// False: the node is in no session, or does not take words.
+    #[prost(bool, tag = "2")]
+    pub told: bool,
+}
+
+/// What a node is to send, and where.
+#[derive(Clone, PartialEq, Message)]
+pub struct LogOrder {
+    /// Chosen by the manager that waits.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub container_id: String,
+    /// Of the Engine's `/containers/{id}/logs`.
+    #[prost(string, tag = "3")]
+    pub query: String,
+    /// `host:port` of the manager that waits.
+    #[prost(string, tag = "4")]
+    pub address: String,
+    /// Node id of that manager.
+    #[prost(string, tag = "5")]
+    pub manager_id: String,
+}
+
+/// A piece of a log as the node's Engine sent it.
+#[derive(Clone, PartialEq, Message)]
+pub struct LogPiece {
+    /// The order's; in the first piece only.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(bytes = "vec", tag = "2")]
+    pub data: Vec<u8>,
+    /// Why there is no more, when that is not the end of the log.
+    #[prost(string, tag = "3")]
+    pub failure: String,
 }

@@ -8,20 +8,25 @@ use crate::model::Task;
 const HEADER: usize = 8;
 pub const STDOUT: u8 = 1;
 pub const STDERR: u8 = 2;
+/// A message of the server itself: clients end with it as their error.
+pub const SYSTEM_ERROR: u8 = 3;
+/// Most bytes of a terminal's line that are kept until its end comes.
+const LINE: usize = 64 << 10;
 
-/// What every line is told apart by; keys sorted, as the CLI's parser has them.
-pub fn details(task: &Task) -> String {
-    format!(
-        "com.docker.swarm.node.id={},com.docker.swarm.service.id={},com.docker.swarm.task.id={}",
-        task.node_id, task.service_id, task.id
-    )
+/// What every line is told apart by, as `key=value`.
+pub fn details(task: &Task) -> Vec<String> {
+    vec![
+        format!("com.docker.swarm.node.id={}", task.node_id),
+        format!("com.docker.swarm.service.id={}", task.service_id),
+        format!("com.docker.swarm.task.id={}", task.id),
+    ]
 }
 
 /// How lines of one task are written.
 #[derive(Clone, Debug)]
 pub struct Style {
-    /// Empty: none are asked for.
-    pub details: String,
+    /// Empty: none are asked for. Else a line of the Engine begins with those of its own, which may be none.
+    pub details: Vec<String>,
     /// Lines begin with a time.
     pub timestamps: bool,
     /// The task has a terminal: one stream, no frames.
@@ -44,11 +49,15 @@ impl Rewriter {
 
     /// Takes a piece; answers what is complete.
     pub fn take(&mut self, piece: &[u8]) -> Vec<u8> {
+        if self.style.tty && self.style.details.is_empty() {
+            // A prompt has no end of line.
+            return piece.to_vec();
+        }
         self.rest.extend_from_slice(piece);
         let mut out = Vec::new();
         let mut used = 0;
         while let Some((stream, payload, next)) = self.next(used) {
-            self.style.write(stream, payload, &mut out);
+            self.style.rewrite(stream, payload, &mut out);
             used = next;
         }
         self.rest.drain(..used);
@@ -59,7 +68,7 @@ impl Rewriter {
     pub fn end(self) -> Vec<u8> {
         let mut out = Vec::new();
         if self.style.tty && !self.rest.is_empty() {
-            self.style.write(STDOUT, &self.rest, &mut out);
+            self.style.rewrite(STDOUT, &self.rest, &mut out);
         }
         out
     }
@@ -67,7 +76,11 @@ impl Rewriter {
     fn next(&self, from: usize) -> Option<(u8, &[u8], usize)> {
         let rest = &self.rest[from..];
         if self.style.tty {
-            let end = rest.iter().position(|byte| *byte == b'\n')? + 1;
+            let end = match rest.iter().position(|byte| *byte == b'\n') {
+                Some(at) => at + 1,
+                None if rest.len() >= LINE => rest.len(),
+                None => return None,
+            };
             return Some((STDOUT, &rest[..end], from + end));
         }
         let header = rest.get(..HEADER)?;
@@ -78,22 +91,53 @@ impl Rewriter {
 }
 
 impl Style {
-    /// Writes one line.
-    pub fn write(&self, stream: u8, line: &[u8], out: &mut Vec<u8>) {
-        let split = line.iter().position(|byte| *byte == b' ').map_or(0, |at| at + 1);
-        let (time, text) = line.split_at(if self.timestamps { split } else { 0 });
+    /// Writes one line of the Engine: `[time ][details ]text`.
+    fn rewrite(&self, stream: u8, line: &[u8], out: &mut Vec<u8>) {
+        let (time, line) = word(line, self.timestamps);
+        let (own, text) = word(line, !self.details.is_empty());
         let mut payload = time.to_vec();
         if !self.details.is_empty() {
-            payload.extend_from_slice(self.details.as_bytes());
+            let own = String::from_utf8_lossy(own);
+            let key = |pair: &str| pair.split('=').next().unwrap_or_default().to_string();
+            let ours: Vec<String> = self.details.iter().map(|pair| key(pair)).collect();
+            // The swarm has the last word on its own keys.
+            let own = own
+                .trim_end()
+                .split(',')
+                .filter(|pair| !pair.is_empty() && !ours.contains(&key(pair)));
+            let mut pairs: Vec<&str> = own.chain(self.details.iter().map(String::as_str)).collect();
+            pairs.sort_unstable();
+            payload.extend_from_slice(pairs.join(",").as_bytes());
             payload.push(b' ');
         }
         payload.extend_from_slice(text);
+        self.frame(stream, &payload, out);
+    }
+
+    /// Writes one line that is not the Engine's.
+    pub fn write(&self, stream: u8, text: &[u8], out: &mut Vec<u8>) {
+        let mut payload = Vec::new();
+        if !self.details.is_empty() {
+            payload.extend_from_slice(self.details.join(",").as_bytes());
+            payload.push(b' ');
+        }
+        payload.extend_from_slice(text);
+        self.frame(stream, &payload, out);
+    }
+
+    fn frame(&self, stream: u8, payload: &[u8], out: &mut Vec<u8>) {
         if !self.tty {
             out.extend_from_slice(&[stream, 0, 0, 0]);
             out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
         }
-        out.extend_from_slice(&payload);
+        out.extend_from_slice(payload);
     }
+}
+
+/// Splits the first word off, space included, if there is one to split.
+fn word(line: &[u8], is_there: bool) -> (&[u8], &[u8]) {
+    let end = line.iter().position(|byte| *byte == b' ').map_or(0, |at| at + 1);
+    line.split_at(if is_there { end } else { 0 })
 }
 
 #[cfg(test)]
@@ -103,7 +147,7 @@ mod tests {
 
     fn frame(stream: u8, text: &str) -> Vec<u8> {
         let plain = Style {
-            details: String::new(),
+            details: Vec::new(),
             timestamps: false,
             tty: false,
         };
@@ -114,7 +158,7 @@ mod tests {
 
     fn style(timestamps: bool, tty: bool) -> Style {
         Style {
-            details: "a=b".to_string(),
+            details: vec!["b=c".to_string()],
             timestamps,
             tty,
         }
@@ -123,22 +167,25 @@ mod tests {
     #[test]
     fn details_stand_after_the_time() {
         let mut rewriter = Rewriter::new(style(true, false));
-        let out = rewriter.take(&frame(STDERR, "2026-11-24T06:32:22Z an error\n"));
-        assert_eq!(out, frame(STDERR, "2026-11-24T06:32:22Z a=b an error\n"));
+        let out = rewriter.take(&frame(STDERR, "2026-11-24T06:32:22Z  an error\n"));
+        assert_eq!(out, frame(STDERR, "2026-11-24T06:32:22Z b=c an error\n"));
+        let mut rewriter = Rewriter::new(style(true, false));
+        let out = rewriter.take(&frame(STDERR, "2026-11-24T06:32:22Z b=x,label=1 an error\n"));
+        assert_eq!(out, frame(STDERR, "2026-11-24T06:32:22Z b=c,label=1 an error\n"));
     }
 
     #[test]
     fn a_terminal_has_no_frames() {
         let mut rewriter = Rewriter::new(style(false, true));
-        assert_eq!(rewriter.take(b"one\ntw"), b"a=b one\n");
-        assert_eq!(rewriter.end(), b"a=b tw");
+        assert_eq!(rewriter.take(b" one\n tw"), b"b=c one\n");
+        assert_eq!(rewriter.end(), b"b=c tw");
     }
 
     proptest! {
         #[test]
         fn pieces_make_no_difference(lines in prop::collection::vec("[a-z ]{0,20}\n", 0..8), cut in 1usize..40) {
-            let stream: Vec<u8> = lines.iter().flat_map(|line| frame(STDOUT, line)).collect();
-            let expected: Vec<u8> = lines.iter().flat_map(|line| frame(STDOUT, &format!("a=b {line}"))).collect();
+            let stream: Vec<u8> = lines.iter().flat_map(|line| frame(STDOUT, &format!(" {line}"))).collect();
+            let expected: Vec<u8> = lines.iter().flat_map(|line| frame(STDOUT, &format!("b=c {line}"))).collect();
             let mut rewriter = Rewriter::new(style(false, false));
             let got: Vec<u8> = stream.chunks(cut).flat_map(|piece| rewriter.take(piece)).collect();
             prop_assert_eq!(got, expected);

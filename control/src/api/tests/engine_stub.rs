@@ -154,7 +154,8 @@ fn built_in(path: &str, label: bool, body: Bytes) -> Response<Body> {
         );
     }
     if path.ends_with("/logs") {
-        return Response::new(full_body(&b"\x01\0\0\0\0\0\0\x06hello\n"[..]));
+        // With `details`: a log without any has an empty first field.
+        return Response::new(full_body(&b"\x01\0\0\0\0\0\0\x07 hello\n"[..]));
     }
     if path.ends_with("/build") {
         let mut response = Response::new(full_body(body));

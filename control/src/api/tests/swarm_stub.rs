@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::core::failures::FailureMemory;
 use crate::core::plan::plan;
 use crate::core::state::ClusterState;
 use crate::daemon::{ApiError, Grant, InitRequest, JoinRequest, Member, Membership, NodeDaemon};
-use crate::manager::{ControlError, Leader, Manager, Propose};
+use crate::manager::{ControlError, Leader, LogError, Manager, Propose};
 use crate::model::id::{RaftId, object_id};
 use crate::model::*;
 
@@ -190,6 +190,16 @@ impl Propose for SwarmStub {
 
     async fn barrier(&self) -> Result<(), ControlError> {
         Ok(())
+    }
+
+    /// No node is in a session.
+    async fn node_log(
+        &self,
+        node_id: &str,
+        _container_id: &str,
+        _query: &str,
+    ) -> Result<mpsc::Receiver<Result<Vec<u8>, LogError>>, LogError> {
+        Err(LogError::NodeAway(node_id.to_string()))
     }
 
     fn reachable(&self, raft_id: RaftId) -> bool {

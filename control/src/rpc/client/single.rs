@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -16,8 +17,9 @@ use crate::rpc::channel::{ANY_MANAGER, Dialer, Trust, within};
 use crate::rpc::gate::Gate;
 use crate::rpc::wire::service::ca_client::CaClient;
 use crate::rpc::wire::service::control_client::ControlClient;
+use crate::rpc::wire::service::logs_client::LogsClient;
 use crate::rpc::wire::service::membership_client::MembershipClient;
-use crate::rpc::wire::{JoinRequest, LeaveRequest, MembershipReply, RenewRequest};
+use crate::rpc::wire::{JoinRequest, LeaveRequest, LogOrder, LogPiece, MembershipReply, RenewRequest};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A membership change waits for a new member to catch up.
@@ -158,6 +160,35 @@ impl NodeClient {
             return Err(ClientError::Certificate);
         }
         Ok(identity)
+    }
+
+    /// Sends a log to the manager that ordered it, until the log ends or the manager wants no more. Pieces wait while
+    /// its reader is slow.
+    pub async fn publish_log(
+        &self,
+        order: &LogOrder,
+        pieces: mpsc::Receiver<LogPiece>,
+    ) -> Result<(), ClientError> {
+        let unreachable = |last: String| ClientError::Unreachable { last };
+        let channel = self
+            .dialer
+            .channel(&order.address, &order.manager_id)
+            .map_err(|error| unreachable(error.to_string()))?;
+        let mut client = LogsClient::new(channel);
+        let publishing = client.publish(ReceiverStream::new(pieces));
+        let mut answer = tokio::time::timeout(CALL_TIMEOUT, publishing)
+            .await
+            .map_err(|_| unreachable(format!("{} did not answer in time", order.address)))?
+            .map_err(|status| unreachable(format!("{}: {}", order.address, status.message())))?
+            .into_inner();
+        // The manager says nothing: its stream ends when it has what it wanted.
+        while answer
+            .message()
+            .await
+            .map_err(|status| unreachable(format!("{}: {}", order.address, status.message())))?
+            .is_some()
+        {}
+        Ok(())
     }
 
     /// Tells the managers that this node leaves: it goes down, and a manager is taken out of Raft.

@@ -1,0 +1,29 @@
+//! Times as clients send them.
+
+use crate::model::Timestamp;
+
+/// Unix seconds with an optional fraction, which is what clients send whatever their users typed.
+pub fn seconds(text: &str) -> Option<Timestamp> {
+    if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Timestamp::try_from(time.as_nanosecond()).ok();
+    }
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let whole: i64 = whole.parse().ok()?;
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    whole
+        .checked_mul(1_000_000_000)?
+        .checked_add(digits.parse().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_clients() {
+        assert_eq!(seconds("1700000000"), Some(1_700_000_000_000_000_000));
+        assert_eq!(seconds("1700000000.000000012"), Some(1_700_000_000_000_000_012));
+        assert_eq!(seconds("2023-11-14T22:13:20Z"), Some(1_700_000_000_000_000_000));
+        assert_eq!(seconds("yesterday"), None);
+    }
+}
