@@ -16,11 +16,14 @@
 //! - [`runs`]: what a run leaves on the machine, and its removal, now or by the next run;
 //! - [`command`]: child processes with a deadline;
 //! - [`swarm`]: what tests ask a swarm;
+//! - [`http`]: raw requests to a node's API;
+//! - [`tools`]: clients that others wrote, installed for the tests;
 //! - [`suite`]: a test runner whose tests share one cluster.
 
 pub mod client;
 pub mod cluster;
 pub mod command;
+pub mod http;
 pub mod images;
 pub mod network;
 pub mod node;
@@ -32,6 +35,7 @@ pub mod space;
 pub mod suite;
 pub mod swarm;
 pub mod testbox;
+pub mod tools;
 pub mod wait;
 pub mod watcher;
 

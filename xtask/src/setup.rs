@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use skep_tests::command;
+use skep_tests::{command, tools};
 
 use crate::{need_root, step};
 
@@ -87,6 +87,24 @@ const NEEDS: &[Need] = &[
         packages: &["bpftool"],
         is_there: || in_path("bpftool"),
     },
+    Need {
+        what: "Python with venv",
+        why: "tests run the Docker SDK for Python and Ansible",
+        packages: &["python3", "python3-venv"],
+        is_there: || has_venv("/usr/bin/python3") || has_venv("python3"),
+    },
+    Need {
+        what: "Node and npm",
+        why: "tests run dockerode",
+        packages: &["nodejs", "npm"],
+        is_there: || in_path("node") && in_path("npm"),
+    },
+    Need {
+        what: "Prometheus",
+        why: "tests run its discovery of Swarm services",
+        packages: &["prometheus"],
+        is_there: || in_path("prometheus"),
+    },
 ];
 
 /// What only `bench ingress` needs, and only it installs.
@@ -132,7 +150,8 @@ pub fn run(dry_run: bool) -> Result<()> {
         let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.is_there)()).collect();
         let linker = !bpf_linker();
         let deny = !cargo_deny();
-        if missing.is_empty() && !linker && !deny {
+        let clients = !tools::are_installed();
+        if missing.is_empty() && !linker && !deny && !clients {
             println!("    nothing is missing");
             return Ok(());
         }
@@ -147,6 +166,9 @@ pub fn run(dry_run: bool) -> Result<()> {
                 "    missing: cargo-deny {CARGO_DENY} (lint: licences and bans): cargo install, a few minutes"
             );
         }
+        if clients {
+            println!("    missing: the SDK for Python, Ansible and dockerode (tests): about a minute");
+        }
         if dry_run {
             println!("    nothing was changed (--dry-run)");
             return Ok(());
@@ -157,6 +179,9 @@ pub fn run(dry_run: bool) -> Result<()> {
         }
         if deny {
             install_deny()?;
+        }
+        if clients {
+            step::timed("install the clients that tests run", tools::install)?;
         }
         still_missing(NEEDS)
     })
@@ -289,6 +314,10 @@ fn cargo_deny() -> bool {
 fn static_busybox() -> bool {
     // Of a dynamic program `ldd` prints libraries; of a static one it says so and fails.
     Path::new("/bin/busybox").exists() && output(Command::new("ldd").arg("/bin/busybox")).is_none()
+}
+
+fn has_venv(python: &str) -> bool {
+    output(Command::new(python).args(["-c", "import venv, ensurepip"])).is_some()
 }
 
 fn installed(package: &str) -> bool {

@@ -29,7 +29,7 @@ pub fn list(api: &Api, query: &Query) -> Answer {
     if let Some(bad) = filters
         .get("desired-state")
         .iter()
-        .find(|text| !is_task_state(text))
+        .find(|text| !is_task_state(&text.to_ascii_lowercase()))
     {
         return Err(bad_request(format!("Invalid desired-state filter: '{bad}'")));
     }
@@ -47,7 +47,9 @@ pub fn list(api: &Api, query: &Query) -> Answer {
             && filters.labels("label", &task.service.labels)
             && among(&services, &task.service_id)
             && among(&nodes, &task.node_id)
-            && filters.exact("desired-state", task_state_text(task.desired_state()))
+            && filters.any("desired-state", |word| {
+                word.eq_ignore_ascii_case(task_state_text(task.desired_state()))
+            })
             && filters.exact("runtime", "container")
             && (!filters.has("_up-to-date") || up_to_date(&state, task))
     });

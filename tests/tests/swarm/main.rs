@@ -3,6 +3,7 @@
 //! The tests share the swarm and run in order; each leaves it as it found it. They print how long things took, and fail
 //! only where something never may be.
 
+mod clients;
 mod modes;
 mod placement;
 mod stage;
@@ -19,7 +20,16 @@ use stage::Stage;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
-    let tests: Vec<suite::Test<Stage>> =
-        [stage::TESTS, updates::TESTS, modes::TESTS, placement::TESTS].concat();
+    let tests: Vec<suite::Test<Stage>> = [
+        stage::TESTS,
+        updates::TESTS,
+        modes::TESTS,
+        placement::TESTS,
+        clients::logs::TESTS,
+        clients::api::TESTS,
+        clients::sockets::TESTS,
+        clients::tools::TESTS,
+    ]
+    .concat();
     suite::run_mended(Stage::build, Stage::mend, &tests)
 }
