@@ -55,6 +55,19 @@ const FILTERS: [&str; 15] = [
     "builder",
 ];
 
+/// The times a client asked for.
+#[derive(Clone, Copy)]
+struct Span {
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+impl Span {
+    fn holds(self, at: Timestamp) -> bool {
+        self.since.is_none_or(|since| at >= since) && self.until.is_none_or(|until| at <= until)
+    }
+}
+
 /// The swarm's events as this manager saw them.
 pub struct EventLog {
     sender: broadcast::Sender<Event>,
@@ -69,12 +82,11 @@ impl EventLog {
         }
     }
 
-    /// Later events, and those of the past since a time. None is in both, none in neither.
-    fn follow(&self, since: Option<Timestamp>) -> (Vec<Event>, broadcast::Receiver<Event>) {
+    /// Later events, and those of the past if the client named a time. None is in both, none in neither.
+    fn follow(&self, span: Span) -> (Vec<Event>, broadcast::Receiver<Event>) {
         let past = self.past();
-        let old = past
-            .iter()
-            .filter(|event| since.is_some_and(|since| event.at >= since));
+        let wants_past = span.since.is_some() || span.until.is_some();
+        let old = past.iter().filter(|event| wants_past && span.holds(event.at));
         (old.cloned().collect(), self.sender.subscribe())
     }
 
@@ -141,11 +153,16 @@ fn now() -> Timestamp {
 /// Answers `/events`. The Engine's stream decides when it ends (`until`).
 pub async fn stream(api: &Arc<Api>, mut call: Call, query: &Query) -> Answer {
     let filters = filters(query, &FILTERS)?;
-    let since = match query.get("since") {
-        "" => None,
-        text => {
-            Some(seconds(text).ok_or_else(|| bad_request(format!("invalid value for \"since\": {text}")))?)
-        }
+    let time = |key: &str| match query.get(key) {
+        "" => Ok(None),
+        text => match seconds(text) {
+            Some(time) => Ok(Some(time)),
+            None => Err(bad_request(format!("invalid value for {key:?}: {text}"))),
+        },
+    };
+    let span = Span {
+        since: time("since")?,
+        until: time("until")?,
     };
     let known = twins(api.daemon.as_ref());
     let mut engine_query = query.clone();
@@ -162,7 +179,7 @@ pub async fn stream(api: &Arc<Api>, mut call: Call, query: &Query) -> Answer {
     }
     let (mut parts, body) = response.into_parts();
     let (sender, receiver) = mpsc::channel(PENDING);
-    tokio::spawn(merge(Arc::clone(api), body, filters, since, sender));
+    tokio::spawn(merge(Arc::clone(api), body, filters, span, sender));
     let frames = ReceiverStream::new(receiver).map(|line: Result<Bytes, BoxError>| line.map(Frame::data));
     parts.headers.remove(CONTENT_LENGTH);
     parts.headers.remove(hyper::header::TRANSFER_ENCODING);
@@ -180,10 +197,10 @@ async fn merge(
     api: Arc<Api>,
     mut engine: Incoming,
     filters: Filters,
-    since: Option<Timestamp>,
+    span: Span,
     sender: mpsc::Sender<Result<Bytes, BoxError>>,
 ) {
-    let (past, mut swarm) = api.events.follow(since);
+    let (past, mut swarm) = api.events.follow(span);
     let mut rest = Vec::new();
     for event in past.iter().filter(|event| event.passes(&filters)) {
         if sender.send(Ok(line(event))).await.is_err() {
@@ -195,7 +212,7 @@ async fn merge(
             () = sender.closed() => return,
             () = api.shutdown.cancelled() => return,
             event = swarm.recv() => match event {
-                Ok(event) if event.passes(&filters) => {
+                Ok(event) if span.holds(event.at) && event.passes(&filters) => {
                     if sender.send(Ok(line(&event))).await.is_err() {
                         return;
                     }

@@ -38,7 +38,7 @@ fn logs(node: &Node, arguments: &[&str]) -> Result<(Vec<String>, Vec<String>)> {
 }
 
 fn logs_of_all_nodes(stage: &Stage) -> Result<()> {
-    let script = "echo first; echo out; echo wrong >&2; exec sleep 1000";
+    let script = "echo first; sleep 0.3; echo out; sleep 0.3; echo wrong >&2; exec sleep 1000";
     let options = ["--replicas", "3", "--replicas-max-per-node", "1"];
     create(stage, "talker", &options, script, "3/3")?;
     for node in &stage.cluster.nodes {
@@ -223,10 +223,14 @@ fn logs_say_which_node_is_away(stage: &Stage) -> Result<()> {
     let options = ["--replicas", "3", "--replicas-max-per-node", "1"];
     create(stage, "partly", &options, "echo here; exec sleep 1000", "3/3")?;
     let rows = swarm::nodes(stage.node(1))?;
-    let away = rows
+    let follows = |node: &&Node| {
+        rows.iter()
+            .any(|[name, _, role]| name == node.name() && role != "Leader")
+    };
+    let away = stage.cluster.nodes[1..]
         .iter()
-        .position(|[name, _, role]| role != "Leader" && name != stage.node(1).name());
-    let away = stage.node(away.context("no follower")? + 1);
+        .find(follows)
+        .context("no follower")?;
     let id = stage.docker(&["node", "inspect", "--format", "{{.ID}}", away.name()])?;
     away.stop_agent(Signal::SIGKILL)?;
     let output = stage.node(1).docker(&["service", "logs", "partly"]);

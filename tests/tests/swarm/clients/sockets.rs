@@ -41,13 +41,19 @@ fn mounted_socket(stage: &Stage) -> Result<()> {
         "1/1",
     )?;
     let node = stage.node(2);
-    let request = "GET /services HTTP/1.0\r\nHost: docker\r\n\r\n";
-    let inside = ["exec", "-i", &tasks[0].id, "nc", "local:/var/run/docker.sock"];
-    let answer = fed(node, &inside, request.as_bytes())?;
-    ensure!(
-        answer.starts_with("HTTP/1.0 200") && answer.contains("\"Name\":\"tool\""),
-        "{answer}"
-    );
+    let pid = node.docker_ok(&["inspect", "--format", "{{.State.Pid}}", &tasks[0].id])?;
+    let socket = format!("unix:///proc/{pid}/root/var/run/docker.sock");
+    let inside = [
+        "docker",
+        "--host",
+        &socket,
+        "service",
+        "ls",
+        "--format",
+        "{{.Name}}",
+    ];
+    let services = node.exec(&inside)?.ok()?;
+    ensure!(services == "tool", "{services}");
     stage.remove(&["tool"])
 }
 
@@ -117,11 +123,12 @@ fn waiting(stage: &Stage) -> Result<()> {
     /// A waiting CLI asks three questions five times a second.
     const ROUNDS: u32 = 50 * 5 * 2;
     stage.create("awaited", &["--replicas", "3"], "3/3")?;
-    let leader = swarm::nodes(stage.node(1))?
-        .iter()
-        .position(|[_, _, role]| role == "Leader")
-        .context("no leader")?;
-    let leader = stage.node(leader + 1);
+    let rows = swarm::nodes(stage.node(1))?;
+    let leads = |node: &&Node| {
+        rows.iter()
+            .any(|[name, _, role]| name == node.name() && role == "Leader")
+    };
+    let leader = stage.cluster.nodes.iter().find(leads).context("no leader")?;
     let filters = "%7B%22service%22%3A%5B%22awaited%22%5D%2C%22_up-to-date%22%3A%5B%22true%22%5D%7D";
     let before = cpu_ms(leader)?;
     let begin = Instant::now();
