@@ -6,7 +6,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, StatusCode};
 use serde_json::Value;
 
-use super::answer::{Answer, bad_request, fail, not_built, ok};
+use super::answer::{Answer, bad_request, fail, manager, not_built, ok};
 use super::core::find::FindError;
 use super::core::query::{Query, decode};
 use super::core::version;
@@ -71,6 +71,10 @@ async fn ingress_path(api: &Api, method: &Method, rest: &[&str], call: Call) -> 
 }
 
 async fn swarm_path(api: &Arc<Api>, method: &str, segments: &[&str], call: Call, query: &Query) -> Answer {
+    if method == "GET" {
+        // A read sees every write that any manager has answered, or says that there is no leader.
+        manager(api.daemon.membership())?.barrier().await?;
+    }
     match (method, segments) {
         ("GET", ["swarm"]) => swarm::inspect(api),
         ("POST", ["swarm", "init"]) => swarm::init(api, call.request.into_body()).await,

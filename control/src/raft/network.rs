@@ -38,6 +38,8 @@ pub struct Peers {
     dialer: Dialer,
     channels: Mutex<BTreeMap<(String, String), Channel>>,
     answered: Mutex<BTreeMap<u64, Instant>>,
+    /// Of each member the last append it accepted: the term, and when it was sent.
+    accepted: Mutex<BTreeMap<u64, (u64, Instant)>>,
 }
 
 impl Peers {
@@ -46,6 +48,7 @@ impl Peers {
             dialer,
             channels: Mutex::new(BTreeMap::new()),
             answered: Mutex::new(BTreeMap::new()),
+            accepted: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -88,6 +91,16 @@ impl Peers {
         lock(&self.answered)
             .iter()
             .filter(|(_, at)| now.duration_since(**at) <= within)
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Members that took an append of this term which was sent not longer ago than `within`.
+    pub fn accepting(&self, term: u64, within: Duration) -> Vec<u64> {
+        let now = Instant::now();
+        lock(&self.accepted)
+            .iter()
+            .filter(|(_, (of, sent))| *of == term && now.duration_since(*sent) <= within)
             .map(|(id, _)| *id)
             .collect()
     }
@@ -166,12 +179,16 @@ impl RaftNetwork<TypeConfig> for Connection {
             entries: rpc.entries.iter().map(Into::into).collect(),
             commit: rpc.leader_commit.map(Into::into),
         };
+        let (term, sent) = (rpc.vote.leader_id().term, Instant::now());
         let deadline = option.hard_ttl();
         let mut client = self.peers.raft(&self.member).map_err(|s| rpc_error(&s))?;
         let reply = timely(deadline, client.append(within(request, deadline)))
             .await
             .map_err(|s| rpc_error(&s))?;
         self.peers.note_answer(self.target);
+        if !matches!(reply.outcome, Some(AppendOutcome::HigherVote(_)) | None) {
+            lock(&self.peers.accepted).insert(self.target, (term, sent));
+        }
         match reply.outcome {
             Some(AppendOutcome::Success(_)) => Ok(AppendEntriesResponse::Success),
             Some(AppendOutcome::Partial(partial)) => Ok(AppendEntriesResponse::PartialSuccess(

@@ -224,6 +224,14 @@ async fn followers_forward_and_a_killed_leader_is_replaced() {
     );
     three.running.manager.barrier().await.unwrap();
     assert!(three.has("by-follower"));
+    for round in 0..20 {
+        let name = format!("round-{round}");
+        two.write(&name).await.unwrap();
+        for reader in [&one, &three] {
+            reader.running.manager.barrier().await.unwrap();
+            assert!(reader.has(&name), "a read that began after the write sees it");
+        }
+    }
     let refused = three.write("by-follower").await.unwrap_err();
     assert!(matches!(refused, ControlError::Refused(_)), "{refused:?}");
     for raft_id in 1..=3 {
@@ -275,6 +283,9 @@ async fn a_leader_that_was_cut_off_returns_as_follower() {
     until("another leads", || two.leads() || three.leads()).await;
     until("it knows that it does not", || !one.leads()).await;
     two.write("after").await.unwrap();
+    // Its lease is over: it does not answer reads from its old state.
+    assert!(one.running.manager.barrier().await.is_err());
+    assert!(!one.has("after"));
     let term = two.term();
     one.running.cut_off(false);
     until("it catches up", || one.has("after")).await;

@@ -261,3 +261,20 @@ async fn updates_swap_and_keep() {
     assert_eq!(served.call("POST", &path, Some(spec)).await.0, 200);
     assert_eq!(served.get("/nodes/one").await["Spec"]["Availability"], "drain");
 }
+
+#[tokio::test]
+async fn without_a_quorum_reads_say_so_instead_of_what_may_be_old() {
+    let served = manager().await;
+    served.service(service("web")).await;
+    served.swarm.lose_quorum();
+    for path in ["/services", "/services/web", "/tasks", "/nodes", "/swarm"] {
+        let (status, answer) = served.call("GET", path, None).await;
+        assert_eq!(status, 500, "{path}");
+        let text = answer["message"].as_str().unwrap_or_default();
+        assert!(
+            text.starts_with("rpc error: code = Unknown desc = The swarm does not have a leader."),
+            "{path}: {answer}"
+        );
+    }
+    assert_eq!(served.call("GET", "/info", None).await.0, 200);
+}

@@ -189,6 +189,9 @@ impl Propose for SwarmStub {
     }
 
     async fn barrier(&self) -> Result<(), ControlError> {
+        if self.no_quorum.load(Ordering::Relaxed) {
+            return Err(ControlError::NoLeader);
+        }
         Ok(())
     }
 
