@@ -24,6 +24,9 @@ pub const TESTS: &[Test<Stage>] = &[
     ("tasks_end_in_swarms_words", tasks_end_in_swarms_words),
 ];
 
+/// A service by name, its options, its program, and how its task ends: desired state, state, error.
+type Run<'a> = (&'a str, &'a [&'a str], &'a [&'a str], [&'a str; 3]);
+
 /// `docker service ps`, newest first within a place: name, desired state, first word of the state, error.
 fn tasks(stage: &Stage, service: &str) -> Result<Vec<[String; 4]>> {
     let format = "{{.Name}}|{{.DesiredState}}|{{.CurrentState}}|{{.Error}}";
@@ -276,7 +279,7 @@ fn tasks_end_in_swarms_words(stage: &Stage) -> Result<()> {
     ];
     let attempts = ["--restart-max-attempts", "1", "--restart-delay", "0s"];
     let memory = ["--limit-memory", "16M"];
-    let runs: [(&str, &[&str], &[&str], [&str; 3]); 3] = [
+    let runs: [Run; 3] = [
         ("done", &[], &["true"], ["Shutdown", "Complete", ""]),
         (
             "eats",
