@@ -20,10 +20,13 @@ pub enum Layer {
     Cluster,
     /// Three such nodes: everything that Swarm mode does.
     Swarm,
+    /// A node with dockerd's own Swarm mode and one with Skep: the same scripts on both.
+    Oracle,
     /// Five such nodes and two, with ingress addresses; nodes are killed.
     Ingress,
 }
 
+/// Without the oracle, as long as its list of what is not built changes with every feature.
 const ALL: [Layer; 6] = [
     Layer::Unit,
     Layer::Ebpf,
@@ -79,6 +82,7 @@ fn test(layer: Layer, release: bool) -> Result<()> {
         Layer::Node => cargo_test(&["--test", "network"]),
         Layer::Cluster => cluster(release, &["--test", "harness", "--test", "cluster"]),
         Layer::Swarm => cluster(release, &["--test", "swarm"]),
+        Layer::Oracle => cluster(release, &["--test", "oracle"]),
         Layer::Ingress => cluster(release, &["--test", "ingress"]),
     }
 }

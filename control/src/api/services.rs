@@ -80,7 +80,7 @@ pub async fn create(api: &Api, version: Option<ApiVersion>, request: Request<Inc
     manager
         .propose(Change::CreateService(CreateService { id: id.clone(), spec }))
         .await?;
-    json_answer(StatusCode::CREATED, &json!({"ID": id, "Warnings": null}))
+    json_answer(StatusCode::CREATED, &json!({"ID": id}))
 }
 
 pub async fn update(

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::spec::{EndpointSpec, PortConfig, ServiceSpec};
 use super::{MetaShape, VersionShape, is_empty, time};
-use crate::core::state::{ClusterState, is_completed, is_wanted};
+use crate::core::state::{ClusterState, is_completed, is_wanted, networks_of};
 use crate::model::{self, ServiceMode, TaskState};
 
 #[derive(Clone, Debug, Serialize)]
@@ -76,6 +76,9 @@ pub struct ServiceStatus {
 impl From<&model::Service> for ServiceShape {
     fn from(service: &model::Service) -> ServiceShape {
         let vips = service.vips.iter().filter(|vip| !vip.address.is_empty());
+        // What has no port and no network has no endpoint that could be allocated (swarmkit
+        // manager/allocator/network.go): Swarm shows an empty one, whatever its mode.
+        let allocated = !service.ports.is_empty() || !networks_of(&service.spec).is_empty();
         ServiceShape {
             id: service.id.clone(),
             meta: MetaShape::from(&service.meta),
@@ -86,6 +89,7 @@ impl From<&model::Service> for ServiceShape {
                     .spec
                     .endpoint
                     .as_ref()
+                    .filter(|_| allocated)
                     .map(EndpointSpec::from)
                     .unwrap_or_default(),
                 ports: service.ports.iter().map(PortConfig::from).collect(),

@@ -126,7 +126,11 @@ pub fn task_shape(state: &ClusterState, task: &model::Task) -> TaskShape {
         id: task.id.clone(),
         meta: MetaShape::from(&task.meta),
         labels: Labels::new(),
-        spec: TaskSpec::from(&task.spec),
+        // Of a service Swarm shows the runtime, of a task it does not (moby daemon/cluster/convert/task.go).
+        spec: TaskSpec {
+            runtime: String::new(),
+            ..TaskSpec::from(&task.spec)
+        },
         service_id: task.service_id.clone(),
         slot: task.slot,
         node_id: task.node_id.clone(),
