@@ -40,7 +40,7 @@ fn logs(node: &Node, arguments: &[&str]) -> Result<(Vec<String>, Vec<String>)> {
 fn logs_of_all_nodes(stage: &Stage) -> Result<()> {
     let script = "echo first; sleep 0.3; echo out; sleep 0.3; echo wrong >&2; exec sleep 1000";
     let options = ["--replicas", "3", "--replicas-max-per-node", "1"];
-    create(stage, "talker", &options, script, "3/3")?;
+    create(stage, "talker", &options, script, "3/3 (max 1 per node)")?;
     for node in &stage.cluster.nodes {
         until("all lines", PATIENCE, || {
             let (out, err) = logs(node, &["talker"])?;
@@ -151,7 +151,7 @@ impl Drop for Follow {
 fn logs_are_followed(stage: &Stage) -> Result<()> {
     let options = ["--replicas-max-per-node", "1", "--env", "TASK={{.Task.Slot}}"];
     let script = "trap 'exit 0' TERM; echo task $TASK; while :; do sleep 0.1; done";
-    create(stage, "followed", &options, script, "1/1")?;
+    create(stage, "followed", &options, script, "1/1 (max 1 per node)")?;
     let mut followers = Vec::new();
     for node in &stage.cluster.nodes {
         followers.push(Follow::start(node, "followed")?);
@@ -221,7 +221,7 @@ fn logs_of_a_terminal(stage: &Stage) -> Result<()> {
 
 fn logs_say_which_node_is_away(stage: &Stage) -> Result<()> {
     let options = ["--replicas", "3", "--replicas-max-per-node", "1"];
-    create(stage, "partly", &options, "echo here; exec sleep 1000", "3/3")?;
+    create(stage, "partly", &options, "echo here; exec sleep 1000", "3/3 (max 1 per node)")?;
     let rows = swarm::nodes(stage.node(1))?;
     let follows = |node: &&Node| {
         rows.iter()
