@@ -58,7 +58,14 @@ assert service.attrs["Spec"]["TaskTemplate"]["ContainerSpec"]["Env"] == ["NUMBER
 
 service.reload()
 assert service.scale(1)
-service.reload()
+
+def settled():
+    """Whether no update is under way: each of its steps is a new version of the service."""
+    service.reload()
+    return service.attrs.get("UpdateStatus", {}).get("State") not in ("updating", "rollback_started")
+
+
+wait("the end of the update", settled)
 assert service.attrs["Spec"]["Mode"] == {"Replicated": {"Replicas": 1}}
 stale = service.version
 service.update(env=["NUMBER=2"], fetch_current_spec=True)
@@ -70,6 +77,7 @@ try:
     sys.exit("a stale version was taken")
 except docker.errors.APIError as error:
     assert error.status_code == 500 and "update out of sequence" in str(error), error
+wait("the end of the update", settled)
 assert service.force_update()
 
 wait("a log line", lambda: b"".join(service.logs(stdout=True, stderr=True)) is not None)

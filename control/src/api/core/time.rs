@@ -10,9 +10,9 @@ pub fn seconds(text: &str) -> Option<Timestamp> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let whole: i64 = whole.parse().ok()?;
     let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
-    whole
-        .checked_mul(1_000_000_000)?
-        .checked_add(digits.parse().ok()?)
+    let nanoseconds: i64 = digits.parse().ok()?;
+    // What is farther than a timestamp reaches is as far as it reaches.
+    Some(whole.saturating_mul(1_000_000_000).saturating_add(nanoseconds))
 }
 
 #[cfg(test)]
@@ -24,6 +24,7 @@ mod tests {
         assert_eq!(seconds("1700000000"), Some(1_700_000_000_000_000_000));
         assert_eq!(seconds("1700000000.000000012"), Some(1_700_000_000_000_000_012));
         assert_eq!(seconds("2023-11-14T22:13:20Z"), Some(1_700_000_000_000_000_000));
+        assert_eq!(seconds("32472144000.000000000"), Some(Timestamp::MAX));
         assert_eq!(seconds("yesterday"), None);
     }
 }

@@ -16,7 +16,6 @@ use crate::stage::Stage;
 pub const TESTS: &[Test<Stage>] = &[
     ("logs_come_from_every_node_to_every_manager", logs_of_all_nodes),
     ("logs_are_followed_into_new_tasks", logs_are_followed),
-    ("logs_outlive_their_task", logs_outlive_their_task),
     ("logs_of_a_terminal_are_raw", logs_of_a_terminal),
     ("logs_say_which_node_is_away", logs_say_which_node_is_away),
 ];
@@ -169,29 +168,6 @@ fn logs_are_followed(stage: &Stage) -> Result<()> {
     followers.iter_mut().try_for_each(Follow::end)
 }
 
-fn logs_outlive_their_task(stage: &Stage) -> Result<()> {
-    let options = [
-        "--restart-condition",
-        "none",
-        "--constraint",
-        "node.hostname==node3",
-    ];
-    create(stage, "over", &options, "echo last words", "0/1")?;
-    until("the task's end", PATIENCE, || {
-        let state = stage.docker(&["service", "ps", "--format", "{{.CurrentState}}", "over"])?;
-        Ok(state.starts_with("Complete").then_some(()))
-    })?;
-    for node in &stage.cluster.nodes {
-        let (out, _) = logs(node, &["--raw", "over"])?;
-        ensure!(out == ["last words"], "{}: {out:?}", node.name());
-        // It follows what has no more to come; Swarm would wait for ever.
-        let task = stage.docker(&["service", "ps", "--quiet", "--no-trunc", "over"])?;
-        let (out, _) = logs(node, &["--follow", "--raw", &task])?;
-        ensure!(out == ["last words"], "{}: {out:?}", node.name());
-    }
-    stage.docker(&["service", "rm", "over"]).map(|_| ())
-}
-
 fn logs_of_a_terminal(stage: &Stage) -> Result<()> {
     create(
         stage,
@@ -221,7 +197,13 @@ fn logs_of_a_terminal(stage: &Stage) -> Result<()> {
 
 fn logs_say_which_node_is_away(stage: &Stage) -> Result<()> {
     let options = ["--replicas", "3", "--replicas-max-per-node", "1"];
-    create(stage, "partly", &options, "echo here; exec sleep 1000", "3/3 (max 1 per node)")?;
+    create(
+        stage,
+        "partly",
+        &options,
+        "echo here; exec sleep 1000",
+        "3/3 (max 1 per node)",
+    )?;
     let rows = swarm::nodes(stage.node(1))?;
     let follows = |node: &&Node| {
         rows.iter()
