@@ -177,6 +177,7 @@ fn status_line(membership: &Membership) -> String {
         Membership::Inactive => "in no swarm".to_string(),
         Membership::Pending { error } if error.is_empty() => "joining a swarm".to_string(),
         Membership::Pending { error } => format!("not up yet: {error}"),
+        Membership::Locked { node_id } => format!("manager {node_id} is locked"),
         Membership::Worker(member) => format!("worker {} at {}", member.node_id, member.address),
         Membership::Manager(member, _) => format!("manager {} at {}", member.node_id, member.address),
     }

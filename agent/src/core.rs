@@ -14,5 +14,6 @@ pub mod desired;
 pub mod names;
 pub mod plan;
 pub mod resolv;
+pub mod role;
 pub mod sockets;
 pub mod template;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use skep_control::ca::UnlockKey;
 use skep_control::daemon::{
     ApiError, Grant, InitRequest, JoinRequest, Member as Who, Membership, NodeDaemon,
 };
@@ -15,6 +16,7 @@ use crate::core::desired::Desired;
 use crate::member::{Common, Member, View};
 use crate::network::RESOLVER;
 
+mod alone;
 mod attach;
 mod errors;
 mod join;
@@ -33,6 +35,8 @@ enum State {
     #[default]
     Inactive,
     Pending(String),
+    /// Node id: what this manager stored needs the unlock key.
+    Locked(String),
     Member(View),
 }
 
@@ -121,9 +125,12 @@ fn who(view: &View) -> Who {
 
 /// From the replicated state where this node has it, else what the assignments say.
 fn managers(view: &View) -> Vec<(String, String)> {
-    if let Some(manager) = &view.manager {
+    if let Some(manager) = view.manager() {
         let state = manager.state().borrow().clone();
-        let nodes = state.nodes.values().filter(|n| n.raft_id != 0);
+        let nodes = state
+            .nodes
+            .values()
+            .filter(|n| n.raft_id != 0 && !n.manager_address.is_empty());
         return nodes.map(|n| (n.id.clone(), n.manager_address.clone())).collect();
     }
     let items = view.desired.borrow().items.clone();
@@ -147,14 +154,20 @@ impl NodeDaemon for Daemon {
         match &*self.state.borrow() {
             State::Inactive => Membership::Inactive,
             State::Pending(error) => Membership::Pending { error: error.clone() },
-            State::Member(view) => match &view.manager {
-                Some(manager) => Membership::Manager(who(view), manager.clone()),
+            State::Locked(node_id) => Membership::Locked {
+                node_id: node_id.clone(),
+            },
+            State::Member(view) => match view.manager() {
+                Some(manager) => Membership::Manager(who(view), manager),
                 None => Membership::Worker(who(view)),
             },
         }
     }
 
     async fn init(&self, request: InitRequest) -> Result<String, ApiError> {
+        if request.force_new_cluster && self.view().is_some() {
+            return self.go_on_alone(request).await;
+        }
         self.make_swarm(request).await
     }
 
@@ -164,6 +177,10 @@ impl NodeDaemon for Daemon {
 
     async fn leave(&self, force: bool) -> Result<(), ApiError> {
         self.leave_swarm(force).await
+    }
+
+    async fn unlock(&self, key: UnlockKey) -> Result<(), ApiError> {
+        restart::unlock(self, key).await
     }
 
     fn items(&self) -> Arc<Items> {

@@ -6,20 +6,21 @@
 //! | reconciler | `Desired`, network, Docker's events | `Statuses`, description |
 //! | network bring-up | `Desired`, `Statuses` | network |
 //! | attachments | `Desired`, Docker's events | (asks the managers) |
-//! | certificate | identity | identity |
+//! | role | `Desired`, identity, the manager's state | identity, the manager |
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_control::ca::Identity;
+use role::Running;
+use skep_control::ca::{Identity, UnlockKey};
 use skep_control::manager::Manager;
 use skep_control::model::NodeDescription;
 use skep_control::rpc::client::{Hello, NodeClient, SessionConfig};
 use skep_control::run::RunningManager;
 use skep_ebpf_loader::Hook;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +35,7 @@ use crate::reconciler::{self, Statuses, chain};
 use crate::session::{self, Link};
 
 mod attachments;
-mod certificate;
+mod role;
 
 /// What an agent has, swarm or not.
 #[derive(Clone, Debug)]
@@ -60,6 +61,8 @@ pub struct Start {
     pub managers: Vec<String>,
     /// Of a manager.
     pub running: Option<RunningManager>,
+    /// What the stored keys are locked with.
+    pub lock: Option<UnlockKey>,
     /// Routable address of this node, without port.
     pub address: String,
     pub data_path_address: String,
@@ -74,7 +77,8 @@ pub struct View {
     pub node_id: String,
     pub cluster_id: String,
     pub address: String,
-    pub manager: Option<Arc<Manager>>,
+    /// Comes and goes with the node's role.
+    manager: watch::Receiver<Option<Arc<Manager>>>,
     pub client: Arc<NodeClient>,
     pub managers: watch::Receiver<Vec<String>>,
     pub desired: watch::Receiver<Desired>,
@@ -85,10 +89,17 @@ pub struct View {
     pub network_error: watch::Receiver<String>,
 }
 
+impl View {
+    /// The manager of this node, while it is one.
+    pub fn manager(&self) -> Option<Arc<Manager>> {
+        self.manager.borrow().clone()
+    }
+}
+
 /// A running membership.
 pub struct Member {
     view: View,
-    running: Option<RunningManager>,
+    running: Running,
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -96,6 +107,7 @@ pub struct Member {
 /// The writing ends of what the tasks tell each other.
 struct Channels {
     identity: watch::Sender<Identity>,
+    manager: watch::Sender<Option<Arc<Manager>>>,
     managers: watch::Sender<Vec<String>>,
     desired: watch::Sender<Desired>,
     network: watch::Sender<Option<Arc<Network>>>,
@@ -118,6 +130,7 @@ impl Member {
         };
         let channels = Channels {
             identity: watch::Sender::new(start.identity.clone()),
+            manager: watch::Sender::new(start.running.as_ref().map(|r| Arc::new(r.manager.clone()))),
             managers: watch::Sender::new(start.managers),
             desired: watch::Sender::new(desired),
             network: watch::Sender::new(None),
@@ -131,7 +144,7 @@ impl Member {
             node_id: start.identity.node_id,
             cluster_id: start.identity.cluster_id,
             address: start.address,
-            manager: start.running.as_ref().map(|r| Arc::new(r.manager.clone())),
+            manager: channels.manager.subscribe(),
             client: Arc::new(client),
             managers: channels.managers.subscribe(),
             desired: channels.desired.subscribe(),
@@ -140,10 +153,12 @@ impl Member {
             link: channels.link.subscribe(),
             network_error: channels.network_error.subscribe(),
         };
-        let tasks = spawn(common, &view, channels, hello, &shutdown);
+        let running: Running = Arc::new(Mutex::new(start.running));
+        let keys = (running.clone(), start.lock);
+        let tasks = spawn(common, &view, channels, hello, keys, &shutdown);
         Member {
             view,
-            running: start.running,
+            running,
             shutdown,
             tasks,
         }
@@ -173,7 +188,8 @@ impl Member {
         if let Some(network) = network {
             errors.extend(network.stop(remove).await.err().map(|e| chain(&e)));
         }
-        if let Some(running) = quiet.running {
+        let running = quiet.running.lock().await.take();
+        if let Some(running) = running {
             running.stop().await;
         }
         errors
@@ -185,6 +201,7 @@ fn spawn(
     view: &View,
     channels: Channels,
     hello: Hello,
+    (running, lock): (Running, Option<UnlockKey>),
     shutdown: &CancellationToken,
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
@@ -220,8 +237,17 @@ fn spawn(
     }));
     let attachments = attachments::run(common.engine.clone(), view.client.clone(), view.desired.clone());
     tasks.spawn(until(shutdown.clone(), attachments));
-    let renewal = certificate::run(common.state_dir.clone(), view.client.clone(), channels.identity);
-    tasks.spawn(until(shutdown.clone(), renewal));
+    let role = role::run(role::Setup {
+        state_dir: common.state_dir.clone(),
+        client: view.client.clone(),
+        identity: channels.identity,
+        desired: view.desired.clone(),
+        managers: view.managers.clone(),
+        manager: channels.manager,
+        running,
+        lock,
+    });
+    tasks.spawn(until(shutdown.clone(), role));
     let up = network_up(
         common.clone(),
         view.desired.clone(),
@@ -238,6 +264,20 @@ async fn until(shutdown: CancellationToken, work: impl Future<Output = ()>) {
         () = work => {}
         () = shutdown.cancelled() => {}
     }
+}
+
+/// Removes what an agent that could not start left of its network: kernel objects and local networks. Collects errors
+/// as texts.
+pub async fn remove_network(common: &Common, desired: &Desired) -> Vec<String> {
+    let Some(config) = network_config(common, desired) else {
+        return Vec::new();
+    };
+    let feed = watch::Sender::new(network::Desired::default());
+    let removed = match network::start(config, common.driver.clone(), feed.subscribe()).await {
+        Ok(up) => up.stop(true).await.map_err(|error| chain(&error)),
+        Err(error) => Err(chain(&error)),
+    };
+    removed.err().into_iter().collect()
 }
 
 /// Starts the network as soon as the items say who this node is, and feeds it from then on.

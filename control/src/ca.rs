@@ -4,8 +4,10 @@
 
 pub mod authority;
 pub mod identity;
+pub mod lock;
 pub mod token;
 
 pub use authority::{Authority, AuthorityError};
 pub use identity::{Identity, IdentityError};
+pub use lock::{InvalidKey, UnlockKey};
 pub use token::{InvalidToken, JoinToken};

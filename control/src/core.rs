@@ -14,6 +14,7 @@ pub mod ingress;
 mod placement;
 pub mod plan;
 pub mod rollout;
+pub mod root;
 pub mod snapshot;
 pub mod state;
 mod validate;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use crate::ca::UnlockKey;
 use crate::manager::Manager;
 use crate::model::{Availability, ClusterSpec, Items, NetworkItem};
 
@@ -17,6 +18,10 @@ pub enum Membership {
     /// Joining goes on in the background.
     Pending {
         error: String,
+    },
+    /// What this manager stored is locked: it needs the unlock key.
+    Locked {
+        node_id: String,
     },
     Worker(Member),
     Manager(Member, Arc<Manager>),
@@ -46,6 +51,8 @@ pub struct InitRequest {
     pub subnet_size: u32,
     pub availability: Availability,
     pub spec: ClusterSpec,
+    /// A manager goes on as the only one of its swarm, with all that it knows.
+    pub force_new_cluster: bool,
 }
 
 /// `POST /swarm/join`.
@@ -85,6 +92,8 @@ pub trait NodeDaemon: Send + Sync + 'static {
     async fn init(&self, request: InitRequest) -> Result<String, ApiError>;
     async fn join(&self, request: JoinRequest) -> Result<(), ApiError>;
     async fn leave(&self, force: bool) -> Result<(), ApiError>;
+    /// Opens what a locked manager stored; 401 for another key.
+    async fn unlock(&self, key: UnlockKey) -> Result<(), ApiError>;
     /// The items this node works by (also what a worker knows of its networks).
     fn items(&self) -> Arc<Items>;
     /// Engine network id -> swarm network id of every node-local twin network.

@@ -7,6 +7,7 @@
 //! | [`reports`] | what nodes report | `ReportTasks`, `ReportNode` |
 //! | [`liveness`] | when nodes were last heard | `ReportNode` |
 //! | [`members`] | state, Raft membership | Raft membership |
+//! | [`rotation`] | state | `FinishRootRotation` |
 
 pub mod dispatcher;
 pub mod ledger;
@@ -14,6 +15,7 @@ pub mod liveness;
 pub mod members;
 pub mod planner;
 pub mod reports;
+pub mod rotation;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,6 +84,7 @@ impl Lead {
             loops.spawn(liveness::watch(self.group.clone(), self.dispatcher.clone()));
             loops.spawn(reports::propose(self.clone()));
             loops.spawn(members::repair(self.clone()));
+            loops.spawn(rotation::finish(self.group.clone()));
             self.until_lost().await;
             loops.shutdown().await;
             self.dispatcher.end();

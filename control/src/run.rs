@@ -3,8 +3,11 @@
 //! A state directory holds `node.json` ([`Facts`]), the identity (`node.crt`, `root.crt`) and, for a manager, `raft/`.
 //! `node.json` is written last: without it the node is in no swarm.
 
+mod alone;
 mod files;
 mod join;
+mod lock;
+mod promote;
 mod start;
 
 use std::net::SocketAddr;
@@ -16,16 +19,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ca::authority::{Authority, NODE_LIFE, make_request};
-use crate::ca::{AuthorityError, Identity, IdentityError, token};
+use crate::ca::{AuthorityError, Identity, IdentityError, UnlockKey, token};
+use crate::core::root;
 use crate::manager::{ControlError, Manager, Propose};
 use crate::model::id::object_id;
 use crate::model::*;
-use crate::raft::group::{Group, GroupError};
+use crate::raft::group::{Group, GroupError, Store};
+use crate::raft::seal::SealError;
 use crate::rpc::gate::Gate;
 use crate::rpc::server::ServerError;
 
-pub use files::{clear, stored};
+pub use alone::force_new_cluster;
+pub use files::{clear, stored, stored_node_id};
 pub use join::{JoinError, join};
+pub use lock::{relock, store_identity};
+pub use promote::{demote, enter, promote};
 pub use start::start;
 
 /// What a manager is started from.
@@ -37,6 +45,8 @@ pub struct ManagerConfig {
     pub advertise: String,
     pub identity: Identity,
     pub raft_id: u64,
+    /// Opens the store where managers are locked.
+    pub unlock: Option<UnlockKey>,
 }
 
 /// What a new swarm is made from. Zeros and empty lists mean Swarm's defaults.
@@ -80,13 +90,19 @@ pub struct Facts {
 
 impl Facts {
     /// What [`start`] takes.
-    pub fn manager_config(&self, state_dir: &Path, identity: Identity) -> ManagerConfig {
+    pub fn manager_config(
+        &self,
+        state_dir: &Path,
+        identity: Identity,
+        unlock: Option<UnlockKey>,
+    ) -> ManagerConfig {
         ManagerConfig {
             state_dir: state_dir.to_path_buf(),
             listen: self.listen,
             advertise: self.advertise.clone(),
             identity,
             raft_id: self.raft_id,
+            unlock,
         }
     }
 }
@@ -119,6 +135,13 @@ pub enum RunError {
     NoIdentity { path: PathBuf },
     #[error("this node is part of a swarm already")]
     AlreadyMember,
+    /// Another unlock key is needed, or one at all.
+    #[error("what this node stored is locked")]
+    Locked,
+    #[error("the lock of the Raft store")]
+    Lock(#[source] SealError),
+    #[error("this node is in no swarm")]
+    NotMember,
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -172,8 +195,9 @@ pub async fn init(
         advertise: advertise.to_string(),
         identity: identity.clone(),
         raft_id: 1,
+        unlock: None,
     };
-    let running = start::assemble(config, false).await?;
+    let running = start::assemble(config, Store::default()).await?;
     let found = async {
         running.group.found(advertise).await?;
         let command = first_command(&identity, &authority, advertise, params);
@@ -205,6 +229,11 @@ fn first_command(identity: &Identity, authority: &Authority, advertise: &str, pa
     spec.annotations.name = "default".to_string();
     let cluster = Cluster {
         id: identity.cluster_id.clone(),
+        unlock_key: if spec.auto_lock_managers {
+            UnlockKey::new(rand::random()).text()
+        } else {
+            String::new()
+        },
         spec,
         default_address_pools_set: !params.default_address_pools.is_empty(),
         default_address_pools: params.default_address_pools,
@@ -236,6 +265,8 @@ fn first_command(identity: &Identity, authority: &Authority, advertise: &str, pa
         description: Some(params.description),
         state: NodeState::Unknown as i32,
         certificate: identity.cert_pem.clone(),
+        trust_digest: root::digest(&authority.root_pem),
+        issuer_digest: root::digest(&authority.root_pem),
         ..Default::default()
     };
     Change::InitCluster(InitCluster {

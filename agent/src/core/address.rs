@@ -17,9 +17,9 @@ pub struct Interface {
 pub enum AddressError {
     #[error("must specify a valid IP address or interface name")]
     NotAnAddress,
-    #[error("interface {0} has no IP address")]
+    #[error("interface {0} has no usable IPv4 or IPv6 address")]
     NoAddress(String),
-    #[error("interface {0} has more than one IP address ({1} and {2})")]
+    #[error("interface {0} has more than one {family} address ({1} and {2})", family = if .1.is_ipv4() { "IPv4" } else { "IPv6" })]
     SeveralOnNamed(String, IpAddr, IpAddr),
     #[error(
         "could not choose an IP address to advertise since this system has multiple addresses on interface {0} ({1} and {2})"
@@ -35,8 +35,38 @@ pub enum AddressError {
         "advertise address must be a non-zero IP address or network interface (with optional port number)"
     )]
     Unspecified,
+    #[error("listen address must be an IP address or network interface (with optional port number)")]
+    Listen,
+    #[error("data path address must be a non-zero IP address or network interface (without a port number)")]
+    DataPath,
     #[error("invalid port in {0:?}")]
     Port(String),
+}
+
+impl AddressError {
+    /// What is no address at all is named by what it was to be.
+    #[must_use]
+    pub fn of(self, kind: AddressError) -> AddressError {
+        if self == AddressError::NotAnAddress {
+            kind
+        } else {
+            self
+        }
+    }
+}
+
+/// The address of `--data-path-addr`.
+///
+/// # Errors
+/// See [`AddressError`].
+pub fn data_path(text: &str, interfaces: &[Interface]) -> Result<IpAddr, AddressError> {
+    if interfaces.iter().any(|i| i.name == text) {
+        return Ok(parse(text, 0, interfaces)?.0);
+    }
+    text.parse()
+        .ok()
+        .filter(|address: &IpAddr| !address.is_unspecified())
+        .ok_or(AddressError::DataPath)
 }
 
 /// `text` is an address, an interface's name, or either with a port.
@@ -175,6 +205,16 @@ mod tests {
             text.ends_with("(10.0.0.1 on eth0 and 10.1.0.1 on eth1)"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_data_path_address_has_no_port() {
+        let system = [interface("eth0", &["192.168.50.1"])];
+        assert_eq!(data_path("eth0", &system), Ok(ip("192.168.50.1")));
+        assert_eq!(data_path("10.1.1.1", &system), Ok(ip("10.1.1.1")));
+        for bad in ["eth0:99", "10.1.1.1:99", "0.0.0.0", "eth7", "nonsense"] {
+            assert_eq!(data_path(bad, &system), Err(AddressError::DataPath), "{bad}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub async fn attach(view: &View, network: &str, names: Vec<String>, wished: &str
         address: wished.to_string(),
     };
     let id = request.id.clone();
-    let applied = match &view.manager {
+    let applied = match view.manager() {
         Some(manager) => manager
             .propose(Change::CreateAttachment(request))
             .await
@@ -112,7 +112,7 @@ async fn update(view: &View, id: &str, container_id: Option<String>) -> Result<(
         remove: container_id.is_none(),
         container_id,
     };
-    match &view.manager {
+    match view.manager() {
         Some(manager) => {
             manager
                 .propose(Change::UpdateAttachment(request))

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use super::errors::{already_in_a_swarm, error, join_timeout};
 use super::{Daemon, State, first_assignments};
-use crate::core::address::{AddressError, DEFAULT_PORT, Interface, advertise, parse};
+use crate::core::address::{self, AddressError, DEFAULT_PORT, Interface, advertise, parse};
 use crate::core::desired::Desired;
 use crate::io::system;
 use crate::member::{Common, Member, Start};
@@ -21,9 +21,9 @@ use crate::reconciler::chain;
 const JOIN_ANSWER: Duration = Duration::from_secs(20);
 
 /// Where this node listens and how others reach it.
-struct Addresses {
-    listen: SocketAddr,
-    advertise: SocketAddr,
+pub(super) struct Addresses {
+    pub(super) listen: SocketAddr,
+    pub(super) advertise: SocketAddr,
     /// Empty = as `advertise`.
     data_path: String,
 }
@@ -59,6 +59,7 @@ impl Daemon {
             identity,
             managers: vec![advertise],
             running: Some(running),
+            lock: None,
             address: addresses.advertise.ip().to_string(),
             data_path_address: addresses.data_path,
             description: Some(description),
@@ -140,6 +141,7 @@ async fn join(
         identity: joined.identity,
         managers: joined.managers,
         running: joined.running,
+        lock: None,
         address,
         data_path_address: addresses.data_path,
         description: Some(description),
@@ -170,7 +172,7 @@ fn with_port(remote: &str) -> String {
     }
 }
 
-fn interfaces() -> Result<Vec<Interface>, ApiError> {
+pub(super) fn interfaces() -> Result<Vec<Interface>, ApiError> {
     system::interfaces().map_err(|e| error(500, chain(&e)))
 }
 
@@ -178,7 +180,7 @@ fn bad_address(failure: AddressError) -> ApiError {
     error(400, failure.to_string())
 }
 
-fn addresses(
+pub(super) fn addresses(
     listen: &str,
     advertised: &str,
     data_path: &str,
@@ -186,7 +188,7 @@ fn addresses(
 ) -> Result<Addresses, ApiError> {
     let listen = if listen.is_empty() { "0.0.0.0" } else { listen };
     let listen: SocketAddr = parse(listen, DEFAULT_PORT, interfaces)
-        .map_err(bad_address)?
+        .map_err(|e| bad_address(e.of(AddressError::Listen)))?
         .into();
     // A listen address of its own is what a node is reached by, unless it says otherwise.
     let own = listen.ip().to_string();
@@ -196,11 +198,13 @@ fn addresses(
         advertised
     };
     let advertise = advertise(advertised, listen.port(), interfaces)
-        .map_err(bad_address)?
+        .map_err(|e| bad_address(e.of(AddressError::Unspecified)))?
         .into();
     let data_path = match data_path {
         "" => String::new(),
-        text => parse(text, 0, interfaces).map_err(bad_address)?.0.to_string(),
+        text => address::data_path(text, interfaces)
+            .map_err(bad_address)?
+            .to_string(),
     };
     Ok(Addresses {
         listen,

@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 use super::errors::{error, not_in_a_swarm};
 use super::{Daemon, State};
 use crate::io::docker::Engine;
-use crate::member::View;
+use crate::io::ledger::Ledger;
+use crate::member::{View, remove_network};
 use crate::reconciler::chain;
 
 /// The managers are told, but a leave does not hang on them.
@@ -34,7 +35,14 @@ impl Daemon {
             }
         };
         let Some(member) = slot.take() else {
-            return Err(not_in_a_swarm());
+            let locked = match &*self.state.borrow() {
+                State::Locked(node_id) => Some(node_id.clone()),
+                _ => None,
+            };
+            return match locked {
+                Some(node_id) => self.leave_locked(&node_id).await,
+                None => Err(not_in_a_swarm()),
+            };
         };
         if !force && let Some(text) = objection(member.view()) {
             *slot = Some(member);
@@ -63,14 +71,36 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// A manager that cannot be unlocked can tell nobody that it leaves.
+    async fn leave_locked(&self, node_id: &str) -> Result<(), ApiError> {
+        let desired = Ledger::new(&self.common.state_dir).load();
+        self.state.send_replace(State::Inactive);
+        let mut errors = remove_containers(&self.common.engine, node_id).await;
+        match desired {
+            Ok(desired) => errors.extend(remove_network(&self.common, &desired.unwrap_or_default()).await),
+            Err(failure) => errors.push(chain(&failure)),
+        }
+        errors.extend(wipe(&self.common.state_dir));
+        for failure in errors {
+            tracing::warn!(error = %failure, "leave");
+        }
+        Ok(())
+    }
+}
+
 /// Why a manager should not just leave (moby daemon/cluster/swarm.go).
 fn objection(view: &View) -> Option<String> {
-    let manager = view.manager.as_ref()?;
+    let manager = view.manager()?;
     let mut text =
         String::from("You are attempting to leave the swarm on a node that is participating as a manager. ");
     if manager.leader().borrow().is_some() {
         let state = manager.state().borrow().clone();
-        let members: Vec<_> = state.nodes.values().filter(|n| n.raft_id != 0).collect();
+        let members: Vec<_> = state
+            .nodes
+            .values()
+            .filter(|n| n.raft_id != 0 && !n.manager_address.is_empty())
+            .collect();
         let reachable = members.iter().filter(|n| manager.reachable(n.raft_id)).count();
         if members.len() <= 1 {
             text.push_str(

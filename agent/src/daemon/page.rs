@@ -28,6 +28,7 @@ async fn status(daemon: &Daemon) -> Value {
     let state = daemon.state.borrow().clone();
     let membership = match &state {
         State::Inactive => json!({"state": "inactive"}),
+        State::Locked(node_id) => json!({"state": "locked", "node_id": node_id}),
         State::Pending(failure) => json!({"state": "pending", "error": failure}),
         State::Member(view) => member(view),
     };
@@ -38,7 +39,7 @@ fn member(view: &View) -> Value {
     let desired = view.desired.borrow().clone();
     let link = view.link.borrow().clone();
     let network = view.network.borrow().clone();
-    let leader = view.manager.as_ref().and_then(|m| m.leader().borrow().clone());
+    let leader = view.manager().and_then(|m| m.leader().borrow().clone());
     let peers = desired.items.values().filter_map(|item| match &item.kind {
         Some(ItemKind::Peer(p)) => {
             Some(json!({"id": p.node_id, "hostname": p.hostname, "address": p.underlay, "index": p.index, "ready": p.ready}))
@@ -47,7 +48,7 @@ fn member(view: &View) -> Value {
     });
     json!({
         "state": "active",
-        "role": if view.manager.is_some() { "manager" } else { "worker" },
+        "role": if view.manager().is_some() { "manager" } else { "worker" },
         "node_id": view.node_id,
         "cluster_id": view.cluster_id,
         "address": view.address,

@@ -107,6 +107,9 @@ impl From<EngineError> for ApiError {
     }
 }
 
+/// moby daemon/cluster/errors.go errSwarmLocked.
+pub const LOCKED: &str = "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it.";
+
 /// The manager of this node, or the reason why swarm paths are not answered here (moby daemon/cluster/cluster.go
 /// errNoManager).
 pub fn manager(membership: Membership) -> Result<Arc<Manager>, ApiError> {
@@ -115,6 +118,7 @@ pub fn manager(membership: Membership) -> Result<Arc<Manager>, ApiError> {
         Membership::Worker(_) => {
             "Worker nodes can't be used to view or modify cluster state. Please run this command on a manager node or promote the current node to a manager."
         }
+        Membership::Locked { .. } => return Err(fail(StatusCode::SERVICE_UNAVAILABLE, LOCKED)),
         Membership::Pending { .. } => "Manager is being prepared or has trouble connecting to the cluster.",
         Membership::Inactive => {
             "Use \"docker swarm init\" or \"docker swarm join\" to connect this node to swarm and try again."

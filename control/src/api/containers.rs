@@ -203,7 +203,10 @@ pub async fn overlay_of(api: &Api, reference: &str) -> Result<Option<String>, Ap
         return Ok(Some(overlay.id.clone()));
     }
     let membership = api.daemon.membership();
-    if matches!(membership, Membership::Inactive | Membership::Pending { .. }) {
+    if matches!(
+        membership,
+        Membership::Inactive | Membership::Pending { .. } | Membership::Locked { .. }
+    ) {
         return Ok(None);
     }
     let (status, _) = api

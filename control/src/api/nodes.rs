@@ -5,7 +5,7 @@ use hyper::body::Incoming;
 
 use super::Api;
 use super::answer::{
-    Answer, bad_request, empty, filters, look_up, manager, not_built, ok, read_json, version_index,
+    Answer, bad_request, empty, filters, look_up, manager, ok, read_json, rpc_error, version_index,
 };
 use super::core::find;
 use super::core::query::Query;
@@ -15,24 +15,43 @@ use super::core::shape::node::{
 };
 use crate::core::state::ClusterState;
 use crate::manager::Manager;
-use crate::model::{self, Annotations, Change, Node, RemoveNode, UpdateNode};
+use crate::model::{self, Annotations, Change, Code, Node, NodeState, RemoveNode, Role, UpdateNode};
+
+/// A member of Raft, or one that left without being demoted. Not one that was promoted and does not run yet.
+pub(super) fn is_manager(node: &Node) -> bool {
+    node.raft_id != 0 && (!node.manager_address.is_empty() || node.state() == NodeState::Down)
+}
+
+/// One that left the swarm has no address as a manager any more.
+fn is_reachable(manager: &Manager, node: &Node) -> bool {
+    !node.manager_address.is_empty() && manager.reachable(node.raft_id)
+}
+
+/// swarmkit manager/state/raft CanRemoveMember: those that remain need a majority in reach.
+fn keeps_quorum(manager: &Manager, state: &ClusterState, leaving: &Node) -> bool {
+    let others = state
+        .nodes
+        .values()
+        .filter(|n| n.raft_id != 0 && n.raft_id != leaving.raft_id && !n.manager_address.is_empty());
+    let (all, reachable) = others.fold((0, 0), |(all, reachable), node| {
+        (all + 1, reachable + usize::from(manager.reachable(node.raft_id)))
+    });
+    // None: the last manager, which apply refuses.
+    all == 0 || leaving.manager_address.is_empty() || reachable > all / 2
+}
 
 fn shape(manager: &Manager, state: &ClusterState, node: &Node) -> NodeShape {
     let leader = manager.leader().borrow().clone();
-    let root = state
-        .cluster
-        .as_ref()
-        .map_or("", |cluster| cluster.root_ca_cert.as_str());
-    let status = (node.raft_id != 0).then(|| ManagerStatus {
+    let status = is_manager(node).then(|| ManagerStatus {
         leader: leader.is_some_and(|leader| leader.raft_id == node.raft_id),
-        reachability: if manager.reachable(node.raft_id) {
+        reachability: if is_reachable(manager, node) {
             "reachable"
         } else {
             "unreachable"
         },
         addr: node.manager_address.clone(),
     });
-    node_shape(node, root, status)
+    node_shape(node, state.cluster.as_deref(), status)
 }
 
 pub fn list(api: &Api, query: &Query) -> Answer {
@@ -74,12 +93,15 @@ pub async fn update(api: &Api, reference: &str, body: Incoming, query: &Query) -
     let spec: NodeSpec = read_json(body).await?;
     let version = version_index(query, "node")?;
     let manager = manager(api.daemon.membership())?;
-    let (_, node) = look_up(&manager, |state| find::node(state, reference)).await?;
+    let (state, node) = look_up(&manager, |state| find::node(state, reference)).await?;
     let role = parse_role(&spec.role).ok_or_else(|| bad_request(format!("invalid Role: {:?}", spec.role)))?;
     let availability = parse_availability(&spec.availability)
         .ok_or_else(|| bad_request(format!("invalid Availability: {:?}", spec.availability)))?;
-    if role != node.spec.role() {
-        return Err(not_built("changing the role of a node (promote, demote)"));
+    if role == Role::Worker && node.spec.role() == Role::Manager && !keeps_quorum(&manager, &state, &node) {
+        return Err(rpc_error(
+            Code::FailedPrecondition,
+            "can't remove member from the raft: this would result in a loss of quorum",
+        ));
     }
     manager
         .propose(Change::UpdateNode(UpdateNode {

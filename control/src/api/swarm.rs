@@ -7,15 +7,17 @@ use serde_json::{Value, json};
 
 use super::Api;
 use super::answer::{
-    Answer, bad_request, empty, fail, manager, not_built, ok, read_json, rpc_error, version_index,
+    Answer, LOCKED, bad_request, empty, fail, manager, not_built, ok, read_json, rpc_error, version_index,
 };
 use super::core::query::Query;
 use super::core::shape::cluster::{ClusterInfo, SwarmSpec};
 use super::core::shape::node::parse_availability;
+use super::nodes::is_manager;
+use crate::ca::{Authority, AuthorityError, UnlockKey};
 use crate::core::state::ClusterState;
 use crate::daemon::{ApiError, InitRequest, JoinRequest, Member, Membership};
-use crate::manager::Manager;
-use crate::model::{Availability, Change, Code, Role, UpdateCluster};
+use crate::manager::ControlError;
+use crate::model::{Availability, Change, Cluster, Code, RootRotation, UpdateCluster};
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "PascalCase", default)]
@@ -30,6 +32,12 @@ struct InitBody {
     auto_lock_managers: bool,
     availability: String,
     spec: SwarmSpec,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "PascalCase", default)]
+struct UnlockBody {
+    unlock_key: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -66,18 +74,21 @@ fn availability(text: &str) -> Result<Availability, ApiError> {
 /// Answers the node id as a bare JSON string.
 pub async fn init(api: &Api, body: Incoming) -> Answer {
     let body: InitBody = read_json(body).await?;
-    refuse_if_member(&api.daemon.membership())?;
-    if body.force_new_cluster {
-        return Err(not_built("forcing a new cluster (--force-new-cluster)"));
+    let membership = api.daemon.membership();
+    if !body.force_new_cluster {
+        refuse_if_member(&membership)?;
+    } else if !matches!(membership, Membership::Manager(..) | Membership::Inactive) {
+        manager(membership)?;
     }
-    if body.auto_lock_managers {
-        return Err(not_built("locking managers (autolock)"));
+    let port = body.data_path_port;
+    if port != 0 && !(1024..=49151).contains(&port) {
+        return Err(bad_request(format!(
+            "Datapath port number is not in valid range (1024-49151) : {port}"
+        )));
     }
-    if body.data_path_port != 0 && !(1024..=49151).contains(&body.data_path_port) {
-        return Err(bad_request(
-            "DataPathPort must be a number between 1024 and 49151",
-        ));
-    }
+    let mut spec = checked_spec(body.spec)?.into_model();
+    spec.auto_lock_managers |= body.auto_lock_managers;
+    check_pools(&body.default_addr_pool, body.subnet_size)?;
     let node_id = api
         .daemon
         .init(InitRequest {
@@ -88,10 +99,30 @@ pub async fn init(api: &Api, body: Incoming) -> Answer {
             default_addr_pool: body.default_addr_pool,
             subnet_size: body.subnet_size,
             availability: availability(&body.availability)?,
-            spec: checked_spec(body.spec)?.into_model(),
+            force_new_cluster: body.force_new_cluster,
+            spec,
         })
         .await?;
     ok(&node_id)
+}
+
+/// moby daemon/cluster/listen_addr.go validateDefaultAddrPool.
+fn check_pools(pools: &[String], size: u32) -> Result<(), ApiError> {
+    let size = if size == 0 { 24 } else { size };
+    if !pools.is_empty() && size > 29 {
+        return Err(bad_request(format!("subnet size is out of range: {size}")));
+    }
+    for pool in pools {
+        let bits = pool
+            .rsplit_once('/')
+            .and_then(|(_, bits)| bits.parse::<u32>().ok());
+        if bits.is_some_and(|bits| size < bits) {
+            return Err(bad_request(format!(
+                "invalid CIDR: {pool:?}. Subnet size is too small for pool: {size}"
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn checked_spec(spec: SwarmSpec) -> Result<SwarmSpec, ApiError> {
@@ -106,6 +137,12 @@ fn checked_spec(spec: SwarmSpec) -> Result<SwarmSpec, ApiError> {
         return Err(rpc_error(
             Code::InvalidArgument,
             "minimum certificate expiry time is: 1h0m0s",
+        ));
+    }
+    if spec.dispatcher.heartbeat_period < 0 {
+        return Err(rpc_error(
+            Code::InvalidArgument,
+            "heartbeat time period cannot be a negative duration",
         ));
     }
     Ok(spec)
@@ -134,30 +171,15 @@ pub async fn leave(api: &Api, query: &Query) -> Answer {
     let force = query.flag("force");
     match api.daemon.membership() {
         Membership::Inactive => return Err(unavailable("This node is not part of a swarm")),
-        Membership::Manager(_, manager) if !force => {
-            return Err(unavailable(&leave_warning(&manager)));
+        Membership::Locked { .. } if !force => {
+            return Err(unavailable(
+                "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.",
+            ));
         }
         _ => {}
     }
     api.daemon.leave(force).await?;
     empty(StatusCode::OK)
-}
-
-/// Starts as moby's text does; scripts match that.
-fn leave_warning(manager: &Manager) -> String {
-    let state = manager.state().borrow().clone();
-    let managers = state.nodes.values().filter(|node| node.raft_id != 0).count();
-    let consequence = if managers <= 1 {
-        "Removing the last manager erases all current state of the swarm.".to_string()
-    } else {
-        format!(
-            "Removing this node leaves {} managers out of {managers}. Without a majority of its managers a swarm cannot be changed.",
-            managers - 1
-        )
-    };
-    format!(
-        "You are attempting to leave the swarm on a node that is participating as a manager. {consequence} Use `--force` to ignore this message."
-    )
 }
 
 pub fn inspect(api: &Api) -> Answer {
@@ -181,11 +203,14 @@ pub async fn update(api: &Api, body: Incoming, query: &Query) -> Answer {
     let spec: SwarmSpec = read_json(body).await?;
     let version = version_index(query, "swarm")?;
     let manager = manager(api.daemon.membership())?;
-    if query.flag("rotateManagerUnlockKey") {
-        return Err(not_built("locking managers (autolock)"));
-    }
     let spec = checked_spec(spec)?.into_model();
+    manager.barrier().await?;
     let state = manager.state().borrow().clone();
+    let cluster = state.cluster.as_ref();
+    let root_rotation = match cluster.filter(|c| c.spec.force_rotate != spec.force_rotate) {
+        Some(cluster) => Some(new_root(cluster)?),
+        None => None,
+    };
     let rotated = |key: &str, token: fn(&ClusterState) -> Option<&str>| {
         query.flag(key).then(|| token(&state).and_then(rotate)).flatten()
     };
@@ -199,8 +224,50 @@ pub async fn update(api: &Api, body: Incoming, query: &Query) -> Answer {
             manager_token: rotated("rotateManagerToken", |s| {
                 s.cluster.as_ref().map(|c| c.manager_token.as_str())
             }),
+            unlock_key: Some(UnlockKey::new(rand::random()).text()),
+            rotate_unlock_key: query.flag("rotateManagerUnlockKey"),
+            root_rotation,
         }))
         .await?;
+    empty(StatusCode::OK)
+}
+
+/// A new root, and what makes nodes that know only the old one accept its certificates.
+fn new_root(cluster: &Cluster) -> Result<RootRotation, ApiError> {
+    let failed = |error: AuthorityError| rpc_error(Code::Unknown, &error.to_string());
+    let now = time::OffsetDateTime::now_utc();
+    let old = Authority {
+        root_pem: cluster.root_ca_cert.clone(),
+        root_key_pem: cluster.root_ca_key.clone(),
+    };
+    let new = Authority::make(now).map_err(failed)?;
+    Ok(RootRotation {
+        cross_signed: old.cross_sign(&new, now).map_err(failed)?,
+        ca_cert: new.root_pem,
+        ca_key: new.root_key_pem,
+    })
+}
+
+/// `{"UnlockKey": ""}` while managers are not locked.
+pub fn unlock_key(api: &Api) -> Answer {
+    let manager = manager(api.daemon.membership())?;
+    let state = manager.state().borrow().clone();
+    let key = state.cluster.as_ref().map_or("", |c| c.unlock_key.as_str());
+    ok(&json!({"UnlockKey": key}))
+}
+
+/// moby daemon/cluster/swarm.go UnlockSwarm.
+pub async fn unlock(api: &Api, body: Incoming) -> Answer {
+    let body: UnlockBody = read_json(body).await?;
+    match api.daemon.membership() {
+        Membership::Locked { .. } => {}
+        Membership::Manager(..) => return Err(fail(StatusCode::CONFLICT, "swarm is not locked")),
+        other => {
+            manager(other)?;
+        }
+    }
+    let key = UnlockKey::parse(&body.unlock_key).map_err(|error| bad_request(error.to_string()))?;
+    api.daemon.unlock(key).await?;
     empty(StatusCode::OK)
 }
 
@@ -228,15 +295,15 @@ pub fn info(api: &Api) -> Value {
     match api.daemon.membership() {
         Membership::Inactive => shape("inactive", "", None),
         Membership::Pending { error } => shape("pending", &error, None),
+        Membership::Locked { .. } => shape("locked", LOCKED, None),
         Membership::Worker(member) => shape("active", "", Some(&member)),
         Membership::Manager(member, manager) => {
             let mut info = shape("active", "", Some(&member));
             let state = manager.state().borrow().clone();
-            let managers = state
-                .nodes
-                .values()
-                .filter(|node| node.spec.role() == Role::Manager)
-                .count();
+            let managers = state.nodes.values().filter(|node| is_manager(node)).count();
+            if manager.leader().borrow().is_none() {
+                info["Error"] = json!(rpc_error(Code::Unknown, &ControlError::NoLeader.to_string()).message);
+            }
             info["ControlAvailable"] = Value::Bool(true);
             info["Nodes"] = json!(state.nodes.len());
             info["Managers"] = json!(managers);

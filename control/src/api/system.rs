@@ -54,6 +54,7 @@ fn swarm_header(membership: &Membership) -> &'static str {
     match membership {
         Membership::Inactive => "inactive",
         Membership::Pending { .. } => "pending",
+        Membership::Locked { .. } => "locked",
         Membership::Worker(_) => "active/worker",
         Membership::Manager(..) => "active/manager",
     }

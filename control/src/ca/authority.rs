@@ -65,18 +65,23 @@ impl Authority {
     /// A new self-signed root, ECDSA P-256, valid for 20 years.
     pub fn make(now: OffsetDateTime) -> Result<Authority, AuthorityError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(AuthorityError::MakeRoot)?;
-        let mut params = CertificateParams::default();
-        params.not_before = now - BACKDATE;
-        params.not_after = now + ROOT_LIFE;
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "swarm-ca");
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let certificate = params.self_signed(&key).map_err(AuthorityError::MakeRoot)?;
+        let certificate = root_params(now)
+            .self_signed(&key)
+            .map_err(AuthorityError::MakeRoot)?;
         Ok(Authority {
             root_pem: certificate.pem(),
             root_key_pem: key.serialize_pem(),
         })
+    }
+
+    /// The other root's key with this root's signature: a node that trusts only this root verifies by it what the other
+    /// one signed. PEM.
+    pub fn cross_sign(&self, other: &Authority, now: OffsetDateTime) -> Result<String, AuthorityError> {
+        let other_key = KeyPair::from_pem(&other.root_key_pem).map_err(AuthorityError::LoadRoot)?;
+        let key = KeyPair::from_pem(&self.root_key_pem).map_err(AuthorityError::LoadRoot)?;
+        let issuer = Issuer::from_ca_cert_pem(&self.root_pem, key).map_err(AuthorityError::LoadRoot)?;
+        let certificate = root_params(now).signed_by(&other_key, &issuer);
+        Ok(certificate.map_err(AuthorityError::MakeRoot)?.pem())
     }
 
     /// Signs the key of a request. Everything else the request asks for (subject, names, CA flag) is ignored:
@@ -124,6 +129,17 @@ impl Authority {
             .map_err(sign_error)?;
         Ok(certificate.pem())
     }
+}
+
+fn root_params(now: OffsetDateTime) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.not_before = now - BACKDATE;
+    params.not_after = now + ROOT_LIFE;
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, "swarm-ca");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }
 
 /// A fresh key and a request for it: `(key PEM, request PEM)`.

@@ -77,6 +77,8 @@ impl ClusterState {
         match change {
             Change::InitCluster(c) => cluster::init(self, at, c),
             Change::UpdateCluster(c) => cluster::update(self, at, c),
+            Change::ForceNewCluster(c) => node::force_new_cluster(self, at, c),
+            Change::FinishRootRotation(c) => cluster::finish_rotation(self, at, c),
             Change::CreateNode(c) => node::create(self, at, c),
             Change::UpdateNode(c) => node::update(self, at, c),
             Change::ReportNode(c) => node::report(self, at, c),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::*;
-use super::{ingress, rollout};
+use super::{ingress, rollout, root};
 use crate::model::*;
 
 /// Tasks that left the tables and may still run, as (task id, node id, Raft index at which they left). Such a task may
@@ -107,6 +107,8 @@ fn swarm(state: &ClusterState, cluster: &Cluster, node: &Node) -> SwarmItem {
         self_index: node.index,
         ingress_network_id: state.ingress().map(|n| n.id.clone()).unwrap_or_default(),
         managers: managers.map(|n| n.manager_address.clone()).collect(),
+        raft_id: Some(node.raft_id),
+        trust_digest: root::digest(&root::trusted(cluster)),
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Dispatcher {
 
 #[derive(Default)]
 struct Inner {
-    /// When this manager began to lead; absent while it does not.
+    /// When this manager began to lead, or the heartbeat period changed; absent while it does not lead.
     since: Option<Instant>,
     next_id: u64,
     heartbeat: Option<Duration>,
@@ -123,9 +123,7 @@ impl Dispatcher {
         inner.next_id += 1;
         let id = inner.next_id;
         let heartbeat = inner.heartbeat.unwrap_or(HEARTBEAT);
-        let welcome = ManagerWord::Welcome(Welcome {
-            heartbeat_period_ms: heartbeat.as_millis() as u64,
-        });
+        let welcome = welcome(heartbeat);
         // Neither can fail: the queues are new, or as long as nodes may be.
         if words.try_send(welcome).is_err() || !self.tell(News::Node(opened(node_id, hello))) {
             return None;
@@ -240,7 +238,7 @@ impl Dispatcher {
     /// Sends every session what changed for it. True: a node was too slow, look again soon.
     fn round(&self, state: &ClusterState) -> bool {
         let mut inner = self.lock();
-        inner.heartbeat = Some(heartbeat_period(state));
+        inner.beat(heartbeat_period(state));
         inner.heard.retain(|node_id, _| state.nodes.contains_key(node_id));
         inner.left.retain(|node_id| state.nodes.contains_key(node_id));
         let inner = &mut *inner;
@@ -269,6 +267,30 @@ impl Dispatcher {
         }
         slow
     }
+}
+
+impl Inner {
+    /// Tells all sessions of another heartbeat period. Nodes have as long as after a change of leader to follow it.
+    fn beat(&mut self, period: Duration) {
+        let before = self.heartbeat.replace(period);
+        if before.is_none_or(|before| before == period) {
+            return;
+        }
+        self.since = self.since.map(|_| Instant::now());
+        let word = welcome(period);
+        for (node_id, session) in &self.sessions {
+            // One whose queue is full is dropped by its heartbeats, and welcomed anew.
+            if session.words.try_send(word.clone()).is_err() {
+                tracing::debug!(node_id, "a slow node does not hear of the new heartbeat period");
+            }
+        }
+    }
+}
+
+fn welcome(period: Duration) -> ManagerWord {
+    ManagerWord::Welcome(Welcome {
+        heartbeat_period_ms: period.as_millis() as u64,
+    })
 }
 
 impl Session {

@@ -9,6 +9,7 @@ use openraft::ChangeMembers;
 use openraft::error::{ClientWriteError, RaftError};
 
 use super::Lead;
+use crate::core::state::ClusterState;
 use crate::manager::Propose;
 use crate::model::*;
 use crate::raft::types::Member;
@@ -67,15 +68,63 @@ impl Lead {
         self.group.membership().voter_ids().collect()
     }
 
+    /// A worker that was promoted runs its manager now, at that address. On failure it stays what it was, and asks again.
+    pub async fn add_promoted(&self, node_id: &str, address: &str) -> Result<bool, MemberError> {
+        if !self.group.leads() {
+            return Ok(false);
+        }
+        self.report_address(node_id, address).await?;
+        let added = self.add(node_id).await;
+        if added.is_err()
+            && let Err(error) = self.report_address(node_id, "").await
+        {
+            tracing::warn!(
+                node_id,
+                error = &error as &dyn std::error::Error,
+                "undo a promotion"
+            );
+        }
+        added
+    }
+
+    async fn report_address(&self, node_id: &str, address: &str) -> Result<(), MemberError> {
+        let report = ReportNode {
+            id: node_id.to_string(),
+            manager_address: Some(address.to_string()),
+            ..Default::default()
+        };
+        self.report(report).await
+    }
+
+    async fn report(&self, report: ReportNode) -> Result<(), MemberError> {
+        let reported = self.group.propose(Change::ReportNode(report)).await;
+        reported
+            .map(|_| ())
+            .map_err(|error| MemberError::Change(error.to_string()))
+    }
+
+    /// Makes a manager that joins by token a voter. On failure it is no node of the swarm.
+    pub async fn add_member(&self, node_id: &str) -> Result<bool, MemberError> {
+        let added = self.add(node_id).await;
+        if added.is_err()
+            && let Err(error) = self.forget(node_id).await
+        {
+            tracing::warn!(node_id, error = &error as &dyn std::error::Error, "undo a join");
+        }
+        added
+    }
+
     /// Makes a manager that the state knows a voter: it catches up as a learner first, so that it never counts in a
     /// quorum it cannot help. On failure it is no member. `Ok(false)`: this manager does not lead.
-    pub async fn add_member(&self, node_id: &str) -> Result<bool, MemberError> {
+    async fn add(&self, node_id: &str) -> Result<bool, MemberError> {
         if !self.group.leads() {
             return Ok(false);
         }
         let node = self.group.state().borrow().nodes.get(node_id).cloned();
         let node = node
-            .filter(|node| node.raft_id != 0 && !node.manager_address.is_empty())
+            // One that is being demoted is out already, and may not have heard of it.
+            .filter(|node| node.raft_id != 0 && node.spec.role() == Role::Manager)
+            .filter(|node| !node.manager_address.is_empty())
             .ok_or_else(|| MemberError::NotManager(node_id.to_string()))?;
         let _turn = self.changes.lock().await;
         if self.voters().contains(&node.raft_id) {
@@ -94,11 +143,8 @@ impl Lead {
                 MemberError::LossOfQuorum,
             )
             .await;
-            // The repair loop takes out what remains of a node that is gone.
-            for failed in [undone.map(|_| ()), self.forget(node_id).await] {
-                if let Err(error) = failed {
-                    tracing::warn!(node_id, error = &error as &dyn std::error::Error, "undo a join");
-                }
+            if let Err(error) = undone {
+                tracing::warn!(node_id, error = &error as &dyn std::error::Error, "undo a join");
             }
         }
         added
@@ -182,10 +228,30 @@ impl Lead {
             manager_address: Some(String::new()),
             ..Default::default()
         };
-        let reported = self.group.propose(Change::ReportNode(report)).await;
-        reported
-            .map(|_| ())
-            .map_err(|error| MemberError::Change(error.to_string()))
+        self.report(report).await
+    }
+
+    /// Nodes that are to be workers and are members still: each is taken out, and then told so. Refused while that would
+    /// lose the quorum, and tried again.
+    async fn demote(&self, state: &ClusterState) -> Result<(), MemberError> {
+        let asked = state
+            .nodes
+            .values()
+            .filter(|n| n.spec.role() == Role::Worker && n.raft_id != 0);
+        for node in asked {
+            // This manager itself: the next leader goes on when it is out.
+            if !self.remove_member(node.raft_id).await? || !self.group.leads() {
+                return Ok(());
+            }
+            tracing::info!(node_id = node.id, "demoted");
+            let report = ReportNode {
+                id: node.id.clone(),
+                demoted: true,
+                ..Default::default()
+            };
+            self.report(report).await?;
+        }
+        Ok(())
     }
 
     /// The record of a manager that did not become a member. Its node may not exist any more: the next join has a new id.
@@ -224,6 +290,7 @@ impl Lead {
         if state.cluster.is_none() {
             return Ok(true);
         }
+        self.demote(&state).await?;
         let known: BTreeSet<u64> = state
             .nodes
             .values()

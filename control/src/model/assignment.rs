@@ -100,6 +100,12 @@ pub struct SwarmItem {
     /// `host:port` of every manager, so that a node finds one after any of them died.
     #[prost(string, repeated, tag = "7")]
     pub managers: Vec<String>,
+    /// What the node is to be: 0 a worker, else a manager with that Raft id. Absent: managers of an earlier version.
+    #[prost(uint64, optional, tag = "20")]
+    pub raft_id: Option<u64>,
+    /// SHA-256 of the PEM of the roots that nodes trust now: who has others renews its certificate.
+    #[prost(bytes = "vec", tag = "21")]
+    pub trust_digest: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -13,7 +13,7 @@ pub struct Command {
     pub now: Timestamp,
     #[prost(
         oneof = "Change",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 30, 31"
     )]
     pub change: Option<Change>,
 }
@@ -58,6 +58,10 @@ pub enum Change {
     RankIngressAddresses(RankIngressAddresses),
     #[prost(message, tag = "20")]
     MoveIngressAddress(MoveIngressAddress),
+    #[prost(message, tag = "30")]
+    ForceNewCluster(ForceNewCluster),
+    #[prost(message, tag = "31")]
+    FinishRootRotation(FinishRootRotation),
 }
 
 /// The first command of a swarm: cluster, first node and ingress network in one.
@@ -87,6 +91,36 @@ pub struct UpdateCluster {
     pub worker_token: Option<String>,
     #[prost(string, optional, tag = "4")]
     pub manager_token: Option<String>,
+    /// Used when the spec locks managers and they are not locked yet, or `rotate_unlock_key`.
+    #[prost(string, optional, tag = "10")]
+    pub unlock_key: Option<String>,
+    #[prost(bool, tag = "11")]
+    pub rotate_unlock_key: bool,
+    /// Begins a rotation, in place of one that is under way.
+    #[prost(message, optional, tag = "12")]
+    pub root_rotation: Option<RootRotation>,
+}
+
+/// This manager's Raft group goes on alone: the other managers are none any more.
+#[derive(Clone, PartialEq, Message)]
+pub struct ForceNewCluster {
+    #[prost(string, tag = "1")]
+    pub node_id: String,
+    /// `host:port`.
+    #[prost(string, tag = "2")]
+    pub manager_address: String,
+}
+
+/// Every node has a certificate of the new root. Refused when one has not, or another rotation began.
+#[derive(Clone, PartialEq, Message)]
+pub struct FinishRootRotation {
+    /// PEM of the root that takes over.
+    #[prost(string, tag = "1")]
+    pub ca_cert: String,
+    #[prost(string, tag = "2")]
+    pub worker_token: String,
+    #[prost(string, tag = "3")]
+    pub manager_token: String,
 }
 
 /// Answered with the numbers in [`Applied::node_index`] and [`Applied::raft_id`].
@@ -126,6 +160,13 @@ pub struct ReportNode {
     pub manager_address: Option<String>,
     #[prost(string, optional, tag = "8")]
     pub certificate: Option<String>,
+    /// It is no Raft member any more: a node that is to be a worker now is one.
+    #[prost(bool, tag = "20")]
+    pub demoted: bool,
+    #[prost(bytes = "vec", optional, tag = "21")]
+    pub trust_digest: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "22")]
+    pub issuer_digest: Option<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -55,6 +55,26 @@ pub struct Cluster {
     /// Seed of the rendezvous rows of services created from now on.
     #[prost(uint64, tag = "13")]
     pub mesh_seed: u64,
+    /// `SWMKEY-1-...` while managers are locked, else empty.
+    #[prost(string, tag = "20")]
+    pub unlock_key: String,
+    /// A new root on its way to all nodes.
+    #[prost(message, optional, tag = "21")]
+    pub root_rotation: Option<RootRotation>,
+}
+
+/// The root that takes over when every node has a certificate of it (swarmkit api/types.proto RootRotation).
+#[derive(Clone, PartialEq, Message)]
+pub struct RootRotation {
+    /// PEM.
+    #[prost(string, tag = "1")]
+    pub ca_cert: String,
+    /// PEM.
+    #[prost(string, tag = "2")]
+    pub ca_key: String,
+    /// The new root's key signed by the old root: who trusts only the old one verifies new certificates by it. PEM.
+    #[prost(string, tag = "3")]
+    pub cross_signed: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -92,6 +112,15 @@ pub struct Node {
     /// When the node was found to be down; 0 while it is not.
     #[prost(int64, tag = "13")]
     pub down_since: Timestamp,
+    /// SHA-256 of the PEM of the roots it was last given to trust.
+    #[prost(bytes = "vec", tag = "20")]
+    pub trust_digest: Vec<u8>,
+    /// SHA-256 of the PEM of the root whose key signed its certificate.
+    #[prost(bytes = "vec", tag = "21")]
+    pub issuer_digest: Vec<u8>,
+    /// A manager that was left behind by `--force-new-cluster`: its Raft is of another group.
+    #[prost(bool, tag = "22")]
+    pub left_behind: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]

@@ -425,4 +425,7 @@ pub struct ClusterSpec {
     pub task_log_driver: Option<LogDriver>,
     #[prost(bool, tag = "9")]
     pub auto_lock_managers: bool,
+    /// A new number asks for a new root.
+    #[prost(uint64, tag = "20")]
+    pub force_rotate: u64,
 }

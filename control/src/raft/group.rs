@@ -19,6 +19,7 @@ use super::machine::{Machine, MachineError};
 use super::network::{Network, Peers};
 use super::seal::{SealError, Sealer};
 use super::types::*;
+use crate::ca::UnlockKey;
 use crate::core::state::ClusterState;
 use crate::manager::{ControlError, Leader, LogError as NodeLogError, Propose};
 use crate::model::*;
@@ -79,6 +80,20 @@ pub enum GroupError {
     Task(#[source] tokio::task::JoinError),
 }
 
+/// File of the data keys, in a member's directory.
+pub const KEYS: &str = "raft.key";
+
+/// How a member's store is opened.
+#[derive(Clone, Debug, Default)]
+pub struct Store {
+    /// The log has to be there already.
+    pub must_exist: bool,
+    /// Opens the data keys where managers are locked.
+    pub unlock: Option<UnlockKey>,
+    /// `host:port`: this member goes on without the others (`--force-new-cluster`).
+    pub alone_at: Option<String>,
+}
+
 /// A running member.
 pub struct Group {
     raft: Raft,
@@ -96,7 +111,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Opens the store in `directory` and starts the Raft core. With `must_exist` the log has to be there already.
+    /// Opens the store in `directory` and starts the Raft core.
     pub async fn open(
         directory: &Path,
         cluster_id: &str,
@@ -104,7 +119,7 @@ impl Group {
         raft_id: u64,
         peers: Arc<Peers>,
         timing: Timing,
-        must_exist: bool,
+        store: Store,
     ) -> Result<Arc<Group>, GroupError> {
         let (directory, cluster_id, own) = (
             directory.to_path_buf(),
@@ -112,8 +127,16 @@ impl Group {
             node_id.to_string(),
         );
         let opening = move || -> Result<(LogStore, Machine), GroupError> {
-            let sealer = Arc::new(Sealer::open(&directory.join("raft.key"), &cluster_id, &own)?);
-            let log = LogStore::open(&directory.join("raft.redb"), sealer.clone(), must_exist)?;
+            let unlock = store.unlock.as_ref();
+            let sealer = Arc::new(Sealer::open(&directory.join(KEYS), &cluster_id, &own, unlock)?);
+            let log = LogStore::open(&directory.join("raft.redb"), sealer.clone(), store.must_exist)?;
+            if let Some(address) = store.alone_at {
+                let member = Member {
+                    node_id: own,
+                    address,
+                };
+                log.go_on_alone(raft_id, member)?;
+            }
             let machine = Machine::open(&directory.join("raft.snapshot"), sealer)?;
             Ok((log, machine))
         };

@@ -3,14 +3,14 @@
 
 mod writer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
-use openraft::{LogState, OptionalSend, RaftLogReader};
+use openraft::{CommittedLeaderId, EntryPayload, LogState, OptionalSend, RaftLogReader};
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::oneshot;
@@ -115,6 +115,27 @@ impl LogStore {
         let shared = Arc::new(shared);
         let writer = Arc::new(Writer::spawn(shared.clone()));
         Ok(LogStore { shared, writer })
+    }
+
+    /// Appends a membership of this member alone, in a term of its own. What the log holds counts as committed from then
+    /// on, and no other member is asked (etcd and swarmkit do the same: manager/state/raft/storage.go). Blocking.
+    pub fn go_on_alone(&self, raft_id: u64, member: Member) -> Result<(), LogError> {
+        let vote = self.shared.meta::<VoteRecord>(VOTE)?.map(Vote::from);
+        let last = self.state()?.last_log_id;
+        let term = vote
+            .map_or(0, |vote| vote.leader_id.term)
+            .max(last.map_or(0, |id| id.leader_id.term))
+            + 1;
+        let members = BTreeMap::from([(raft_id, member)]);
+        let membership = Membership::new(vec![BTreeSet::from([raft_id])], members);
+        let entry = LogEntry {
+            log_id: LogId::new(
+                CommittedLeaderId::new(term, raft_id),
+                last.map_or(0, |id| id.index + 1),
+            ),
+            payload: EntryPayload::Membership(membership),
+        };
+        writer::write_now(&self.shared, &Vote::new(term, raft_id), entry)
     }
 
     async fn submit(&self, make: impl FnOnce(oneshot::Sender<()>) -> Op) -> Result<(), LogError> {

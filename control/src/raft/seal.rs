@@ -8,6 +8,7 @@ use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use prost::Message;
 use zeroize::Zeroizing;
 
+use crate::ca::UnlockKey;
 use crate::ca::identity::{IdentityError, write_private};
 
 const FORMAT: u32 = 1;
@@ -20,6 +21,8 @@ pub enum SealError {
     WriteKeys(#[source] IdentityError),
     #[error("the key file {path} is damaged or of a later version")]
     MalformedKeys { path: PathBuf },
+    #[error("the key file is locked by another unlock key, or by one at all")]
+    Locked,
     #[error("record {index} of {table} is damaged, or belongs to another place, node or swarm")]
     Damaged { table: &'static str, index: u64 },
     #[error("record {index} of {table} could not be sealed")]
@@ -75,27 +78,22 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Loads the key file, or makes one when there is none (mode 0600, durable before this returns).
-    pub fn open(path: &Path, cluster_id: &str, node_id: &str) -> Result<Sealer, SealError> {
-        let file = match std::fs::read(path) {
-            Ok(bytes) => {
-                let bytes = Zeroizing::new(bytes);
-                KeyFile::decode(bytes.as_slice()).map_err(|_| malformed(path))?
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => make_keys(path)?,
-            Err(source) => {
-                return Err(SealError::ReadKeys {
-                    path: path.to_path_buf(),
-                    source,
-                });
-            }
+    /// Loads the key file, or makes one when there is none (mode 0600, durable before this returns). `unlock` opens a file
+    /// that is locked.
+    pub fn open(
+        path: &Path,
+        cluster_id: &str,
+        node_id: &str,
+        unlock: Option<&UnlockKey>,
+    ) -> Result<Sealer, SealError> {
+        let file = match read_keys(path)? {
+            Some(file) => file,
+            None => make_keys(path)?,
         };
         let mut keys = BTreeMap::new();
         for slot in &file.slots {
-            let cipher = XChaCha20Poly1305::new_from_slice(&slot.key).map_err(|_| malformed(path))?;
-            if slot.wrapping != 0 {
-                return Err(malformed(path));
-            }
+            let key = slot.open(path, unlock)?;
+            let cipher = XChaCha20Poly1305::new_from_slice(&key).map_err(|_| malformed(path))?;
             keys.insert(slot.key_id, cipher);
         }
         if file.format != FORMAT || !keys.contains_key(&file.current) {
@@ -178,6 +176,84 @@ impl Sealer {
     }
 }
 
+impl KeySlot {
+    /// What a locked key is bound to.
+    fn place(&self) -> [u8; 4] {
+        self.key_id.to_be_bytes()
+    }
+
+    fn open(&self, path: &Path, unlock: Option<&UnlockKey>) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        match self.wrapping {
+            0 => Ok(Zeroizing::new(self.key.clone())),
+            1 => {
+                let nonce: [u8; 24] = self.nonce.as_slice().try_into().map_err(|_| malformed(path))?;
+                unlock
+                    .and_then(|unlock| unlock.open(&self.place(), &self.key, nonce))
+                    .ok_or(SealError::Locked)
+            }
+            _ => Err(malformed(path)),
+        }
+    }
+
+    fn locked(&self, plain: &[u8], unlock: Option<&UnlockKey>) -> Option<KeySlot> {
+        let Some(unlock) = unlock else {
+            return Some(KeySlot {
+                key_id: self.key_id,
+                wrapping: 0,
+                nonce: Vec::new(),
+                key: plain.to_vec(),
+            });
+        };
+        let nonce: [u8; 24] = rand::random();
+        Some(KeySlot {
+            key_id: self.key_id,
+            wrapping: 1,
+            nonce: nonce.to_vec(),
+            key: unlock.seal(&self.place(), plain, nonce)?,
+        })
+    }
+}
+
+/// Whether the key file opens with that unlock key (or with none). True when there is no file.
+pub fn opens(path: &Path, unlock: Option<&UnlockKey>) -> Result<bool, SealError> {
+    for slot in read_keys(path)?.unwrap_or_default().slots {
+        match slot.open(path, unlock) {
+            Ok(_) => {}
+            Err(SealError::Locked) => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// Locks the key file with `new`, or leaves it open for `None`. `old` opens it now. The data keys stay.
+pub fn relock(path: &Path, old: Option<&UnlockKey>, new: Option<&UnlockKey>) -> Result<(), SealError> {
+    let Some(mut file) = read_keys(path)? else {
+        return Ok(());
+    };
+    for slot in &mut file.slots {
+        let plain = slot.open(path, old)?;
+        *slot = slot.locked(&plain, new).ok_or(SealError::Locked)?;
+    }
+    let bytes = Zeroizing::new(file.encode_to_vec());
+    write_private(path, &bytes).map_err(SealError::WriteKeys)
+}
+
+fn read_keys(path: &Path) -> Result<Option<KeyFile>, SealError> {
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            let bytes = Zeroizing::new(bytes);
+            let file = KeyFile::decode(bytes.as_slice()).map_err(|_| malformed(path))?;
+            Ok(Some(file))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SealError::ReadKeys {
+            path: path.to_path_buf(),
+            source,
+        }),
+    }
+}
+
 fn malformed(path: &Path) -> SealError {
     SealError::MalformedKeys {
         path: path.to_path_buf(),
@@ -209,21 +285,21 @@ mod tests {
     fn a_record_opens_only_at_its_place() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("raft.key");
-        let sealer = Sealer::open(&path, "swarm", "node").unwrap();
+        let sealer = Sealer::open(&path, "swarm", "node", None).unwrap();
         let sealed = sealer.seal("log", 7, 3, b"secret").unwrap();
         assert!(!sealed.windows(6).any(|window| window == b"secret"));
-        let again = Sealer::open(&path, "swarm", "node").unwrap();
+        let again = Sealer::open(&path, "swarm", "node", None).unwrap();
         assert_eq!(again.unseal("log", 7, &sealed).unwrap(), (3, b"secret".to_vec()));
         assert!(again.unseal("log", 8, &sealed).is_err());
         assert!(again.unseal("meta", 7, &sealed).is_err());
         assert!(
-            Sealer::open(&path, "other", "node")
+            Sealer::open(&path, "other", "node", None)
                 .unwrap()
                 .unseal("log", 7, &sealed)
                 .is_err()
         );
         assert!(
-            Sealer::open(&path, "swarm", "other")
+            Sealer::open(&path, "swarm", "other", None)
                 .unwrap()
                 .unseal("log", 7, &sealed)
                 .is_err()
@@ -231,9 +307,34 @@ mod tests {
     }
 
     #[test]
+    fn a_locked_file_opens_with_its_key_alone_and_keeps_the_data_keys() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("raft.key");
+        let sealed = Sealer::open(&path, "swarm", "node", None)
+            .unwrap()
+            .seal("log", 7, 3, b"secret")
+            .unwrap();
+        let (key, next) = (UnlockKey::new([1; 32]), UnlockKey::new([2; 32]));
+        relock(&path, None, Some(&key)).unwrap();
+        let opened = |key: Option<&UnlockKey>| Sealer::open(&path, "swarm", "node", key);
+        assert!(matches!(opened(None), Err(SealError::Locked)));
+        assert!(matches!(opened(Some(&next)), Err(SealError::Locked)));
+        assert!(!opens(&path, None).unwrap() && opens(&path, Some(&key)).unwrap());
+        let sealer = opened(Some(&key)).unwrap();
+        assert_eq!(sealer.unseal("log", 7, &sealed).unwrap().1, b"secret");
+        relock(&path, Some(&key), Some(&next)).unwrap();
+        assert!(matches!(opened(Some(&key)), Err(SealError::Locked)));
+        relock(&path, Some(&next), None).unwrap();
+        assert_eq!(
+            opened(None).unwrap().unseal("log", 7, &sealed).unwrap().1,
+            b"secret"
+        );
+    }
+
+    #[test]
     fn every_flipped_byte_is_noticed() {
         let directory = tempfile::tempdir().unwrap();
-        let sealer = Sealer::open(&directory.path().join("raft.key"), "swarm", "node").unwrap();
+        let sealer = Sealer::open(&directory.path().join("raft.key"), "swarm", "node", None).unwrap();
         let sealed = sealer.seal("log", 7, 3, b"secret").unwrap();
         for position in 0..sealed.len() {
             let mut bytes = sealed.clone();

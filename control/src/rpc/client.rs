@@ -232,7 +232,9 @@ impl SessionClient {
             heartbeat,
         } = session;
         // Of their own, for this loop waits while the agent is busy with an event.
-        let _beating = AbortOnDropHandle::new(tokio::spawn(heartbeats(outgoing.clone(), heartbeat)));
+        let period = watch::Sender::new(heartbeat);
+        let beats = heartbeats(outgoing.clone(), period.subscribe());
+        let _beating = AbortOnDropHandle::new(tokio::spawn(beats));
         let reason = loop {
             tokio::select! {
                 message = incoming.message() => match message {
@@ -245,7 +247,10 @@ impl SessionClient {
                     Ok(Some(ManagerToNode { word: Some(ManagerWord::Redirect(_)) })) => {
                         break "the manager no longer leads".to_string();
                     }
-                    Ok(Some(_)) => {}
+                    Ok(Some(ManagerToNode { word: Some(ManagerWord::Welcome(welcome)) })) => {
+                        period.send_replace(Duration::from_millis(welcome.heartbeat_period_ms.max(100)));
+                    }
+                    Ok(Some(ManagerToNode { word: None })) => {}
                     Ok(None) => break "the manager closed the session".to_string(),
                     Err(status) => break status.message().to_string(),
                 },
@@ -279,11 +284,15 @@ fn word(word: NodeWord) -> NodeToManager {
     NodeToManager { word: Some(word) }
 }
 
-/// Ends with the session's queue.
-async fn heartbeats(outgoing: mpsc::Sender<NodeToManager>, period: Duration) {
+/// Ends with the session's queue. Beats at once when the period changed.
+async fn heartbeats(outgoing: mpsc::Sender<NodeToManager>, mut period: watch::Receiver<Duration>) {
     loop {
-        // swarmkit spreads them by a tenth.
-        tokio::time::sleep(period.mul_f64(rand::random_range(0.9..1.0))).await;
+        let now = *period.borrow_and_update();
+        tokio::select! {
+            // swarmkit spreads them by a tenth.
+            () = tokio::time::sleep(now.mul_f64(rand::random_range(0.9..1.0))) => {}
+            Ok(()) = period.changed() => {}
+        }
         if outgoing
             .send(word(NodeWord::Heartbeat(Nothing {})))
             .await

@@ -113,8 +113,11 @@ impl Desk {
         let node = state.nodes.get(&names.node_id);
         let manager = names.role == Role::Manager;
         match (allowed, node) {
+            (Allowed::RaftMember, Some(node)) if node.left_behind => {
+                denied("the node is a manager of another Raft group: it was left behind")
+            }
             (Allowed::RaftMember, _) if manager => Ok(names),
-            (Allowed::Manager, Some(node)) if manager && node.spec.role == Role::Manager as i32 => Ok(names),
+            (Allowed::Manager, Some(node)) if manager && node.raft_id != 0 => Ok(names),
             (Allowed::Node, Some(_)) => Ok(names),
             (_, None) => denied("the node is not known to the swarm"),
             _ => denied("this call is for managers"),

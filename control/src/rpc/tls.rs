@@ -30,13 +30,17 @@ fn provider() -> Arc<CryptoProvider> {
 
 fn roots(root_pem: &str) -> Result<RootCertStore, TlsError> {
     let mut store = RootCertStore::empty();
-    let der = certificate(root_pem, "the root certificate")?;
-    store.add(der).map_err(TlsError::Configure)?;
+    for der in certificates(root_pem, "the root certificates")? {
+        store.add(der).map_err(TlsError::Configure)?;
+    }
     Ok(store)
 }
 
-fn certificate(pem: &str, what: &'static str) -> Result<CertificateDer<'static>, TlsError> {
-    CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|source| TlsError::Pem { what, source })
+/// All in a PEM text: two roots while a new one takes over, a certificate with the one it was signed through.
+fn certificates(pem: &str, what: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| TlsError::Pem { what, source })
 }
 
 fn key(identity: &Identity) -> Result<PrivateKeyDer<'static>, TlsError> {
@@ -59,7 +63,7 @@ pub fn server(identity: &Identity) -> Result<ServerConfig, TlsError> {
         .map_err(TlsError::Configure)?
         .with_client_cert_verifier(verifier)
         .with_single_cert(
-            vec![certificate(&identity.cert_pem, "the node's certificate")?],
+            certificates(&identity.cert_pem, "the node's certificate")?,
             key(identity)?,
         )
         .map_err(TlsError::Configure)?;
@@ -72,7 +76,7 @@ pub fn member(identity: &Identity) -> Result<ClientConfig, TlsError> {
     let mut config = builder()?
         .with_root_certificates(roots(&identity.root_pem)?)
         .with_client_auth_cert(
-            vec![certificate(&identity.cert_pem, "the node's certificate")?],
+            certificates(&identity.cert_pem, "the node's certificate")?,
             key(identity)?,
         )
         .map_err(TlsError::Configure)?;

@@ -203,8 +203,12 @@ pub struct RenewReply {
 // --- Membership
 
 /// A new manager asks to be made a member; node id and raft id follow from its certificate.
-#[derive(Clone, Copy, PartialEq, Message)]
-pub struct JoinRequest {}
+#[derive(Clone, PartialEq, Message)]
+pub struct JoinRequest {
+    /// `host:port` of one that was promoted; empty from one that joins by token.
+    #[prost(string, tag = "1")]
+    pub manager_address: String,
+}
 
 #[derive(Clone, Copy, PartialEq, Message)]
 pub struct LeaveRequest {}

@@ -11,6 +11,7 @@ use super::{JoinParams, Joined, ManagerConfig, RunError, RunningManager, files, 
 use crate::ca::authority::make_request;
 use crate::ca::{Identity, token};
 use crate::model::*;
+use crate::raft::group::Store;
 use crate::rpc::client::{ClientError, NodeClient};
 use crate::rpc::gate::Gate;
 use crate::rpc::join::{JoinCallError, fetch_root, issue};
@@ -86,8 +87,9 @@ pub async fn join(
                 advertise: advertise.to_string(),
                 identity: identity.clone(),
                 raft_id: issued.raft_id,
+                unlock: None,
             };
-            let running = start::assemble_on(listener, config, false).await?;
+            let running = start::assemble_on(listener, config, Store::default()).await?;
             let others = managers
                 .iter()
                 .filter(|address| *address != advertise)
@@ -176,7 +178,7 @@ async fn become_member(running: &RunningManager, others: Vec<String>) -> Result<
     let identity = watch::channel(running.identity.clone()).1;
     let managers = watch::channel(others).1;
     let client = NodeClient::through(identity, managers, Arc::new(Gate::default()));
-    client.join().await.map_err(JoinError::NotMember)?;
+    client.join("").await.map_err(JoinError::NotMember)?;
     let mut state = running.manager.state();
     let own = running.identity.node_id.clone();
     let arrived = state.wait_for(|state| state.cluster.is_some() && state.nodes.contains_key(&own));

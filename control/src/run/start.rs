@@ -14,7 +14,7 @@ use crate::ca::Identity;
 use crate::leader::Lead;
 use crate::manager::Manager;
 use crate::raft::elect::elections;
-use crate::raft::group::{Group, Timing};
+use crate::raft::group::{Group, Store, Timing};
 use crate::raft::network::Peers;
 use crate::raft::snapshots::snapshots;
 use crate::rpc::channel::{Dialer, Trust};
@@ -26,18 +26,23 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Starts the manager of a node that is one already.
 pub async fn start(config: ManagerConfig) -> Result<RunningManager, RunError> {
-    assemble(config, true).await
+    let store = Store {
+        must_exist: true,
+        unlock: config.unlock.clone(),
+        alone_at: None,
+    };
+    assemble(config, store).await
 }
 
-pub(super) async fn assemble(config: ManagerConfig, must_exist: bool) -> Result<RunningManager, RunError> {
+pub(super) async fn assemble(config: ManagerConfig, store: Store) -> Result<RunningManager, RunError> {
     let listener = bind(config.listen).await?;
-    assemble_on(listener, config, must_exist).await
+    assemble_on(listener, config, store).await
 }
 
 pub(super) async fn assemble_on(
     listener: TcpListener,
     config: ManagerConfig,
-    must_exist: bool,
+    store: Store,
 ) -> Result<RunningManager, RunError> {
     let identity = config.identity;
     let gate = Arc::new(Gate::default());
@@ -50,7 +55,7 @@ pub(super) async fn assemble_on(
         config.raft_id,
         Arc::new(Peers::new(dialer)),
         Timing::default(),
-        must_exist,
+        store,
     )
     .await?;
     let lead = Arc::new(Lead::new(group.clone()));
@@ -93,6 +98,12 @@ impl RunningManager {
     /// Uses a renewed certificate for the connections made from now on.
     pub fn renewed(&self, identity: Identity) {
         self.renewed.send_replace(identity);
+    }
+
+    /// Whether this member knows itself as a voter. One that was promoted and has not been taken in yet does not.
+    pub fn is_member(&self) -> bool {
+        let raft_id = self.raft_id;
+        self.group.membership().voter_ids().any(|id| id == raft_id)
     }
 
     /// Ends the loops, closes the connections and the store. The member stays a member of its swarm.

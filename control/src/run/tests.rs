@@ -190,8 +190,8 @@ async fn a_single_manager_works_and_comes_back_from_disk() {
     let again = init(node.directory.path(), node.listen, "127.0.0.1:1", init_again()).await;
     assert!(matches!(again, Err(RunError::AlreadyMember)));
     node.running.stop().await;
-    let (facts, identity) = stored(node.directory.path()).unwrap().unwrap();
-    let running = start(facts.manager_config(node.directory.path(), identity))
+    let (facts, identity) = stored(node.directory.path(), None).unwrap().unwrap();
+    let running = start(facts.manager_config(node.directory.path(), identity, None))
         .await
         .unwrap();
     running.manager.barrier().await.unwrap();
@@ -310,10 +310,10 @@ async fn all_restart_from_disk() {
     };
     let mut again = Vec::new();
     for (directory, raft_id) in &kept {
-        let (facts, identity) = stored(directory.path()).unwrap().unwrap();
+        let (facts, identity) = stored(directory.path(), None).unwrap().unwrap();
         assert_eq!(facts.raft_id, *raft_id);
         again.push(
-            start(facts.manager_config(directory.path(), identity))
+            start(facts.manager_config(directory.path(), identity, None))
                 .await
                 .unwrap(),
         );
@@ -356,7 +356,7 @@ async fn tokens_and_fingerprints_are_checked() {
         (joined.role, joined.cluster_id.as_str()),
         (Role::Worker, cluster.id.as_str())
     );
-    let (facts, identity) = stored(directory.path()).unwrap().unwrap();
+    let (facts, identity) = stored(directory.path(), None).unwrap().unwrap();
     assert_eq!((facts.raft_id, identity), (0, joined.identity));
     stop_all([node]).await;
 }
@@ -451,3 +451,4 @@ async fn a_worker_gets_complete_then_incremental_and_follows_the_leader() {
 mod access;
 mod leading;
 mod members;
+mod roles;

@@ -125,7 +125,10 @@ async fn bad_requests_are_refused_in_swarms_words() {
         ("POST", "/networks/create", json!({"Name": "bridge", "Driver": "overlay"}), 403, "operation is not permitted on predefined bridge network".to_string()),
         ("POST", "/secrets/create", json!({"Name": "s"}), 501, "a secret is not supported by Skep yet".to_string()),
         ("POST", "/swarm/init", json!({"ListenAddr": "0.0.0.0:2377"}), 503, "This node is already part of a swarm. Use \"docker swarm leave\" to leave this swarm and join another one.".to_string()),
-        ("GET", "/swarm/unlockkey", Value::Null, 501, "locking managers (autolock) is not supported by Skep yet".to_string()),
+        ("POST", "/swarm/unlock", json!({"UnlockKey": "SWMKEY-1-x"}), 409, "swarm is not locked".to_string()),
+        ("POST", "/swarm/init", json!({"ListenAddr": "0.0.0.0:2377", "ForceNewCluster": true, "DataPathPort": 80}), 400, "Datapath port number is not in valid range (1024-49151) : 80".to_string()),
+        ("POST", "/swarm/init", json!({"ForceNewCluster": true, "DefaultAddrPool": ["10.0.0.0/8"], "SubnetSize": 30}), 400, "subnet size is out of range: 30".to_string()),
+        ("POST", "/swarm/init", json!({"ForceNewCluster": true, "DefaultAddrPool": ["10.0.0.0/25"]}), 400, "invalid CIDR: \"10.0.0.0/25\". Subnet size is too small for pool: 24".to_string()),
         ("GET", "/secrets/s", Value::Null, 404, "secret s not found".to_string()),
         ("POST", "/services/create", job, 400, format!("{invalid}Jobs may not have an update config")),
         ("POST", "/services/create", with("/Mode/Global", json!({})), 400, "must specify only one service mode".to_string()),
@@ -192,13 +195,6 @@ async fn join_leave_and_init() {
     let init = json!({"ListenAddr": "0.0.0.0:2377", "AdvertiseAddr": "192.0.2.1", "Availability": "active", "Spec": {}});
     let (status, answer) = served.call("POST", "/swarm/init", Some(init)).await;
     assert_eq!((status, answer), (200, json!("node1aaaaaaaaaaaaaaaaaaaa")));
-    let (status, answer) = served.call("POST", "/swarm/leave", None).await;
-    assert_eq!(status, 503);
-    assert!(
-        answer["message"].as_str().unwrap().starts_with(
-            "You are attempting to leave the swarm on a node that is participating as a manager."
-        )
-    );
     assert_eq!(served.call("POST", "/swarm/leave?force=1", None).await.0, 200);
     assert_eq!(
         *served.daemon.calls.lock().unwrap(),
@@ -209,6 +205,70 @@ async fn join_leave_and_init() {
             "leave true"
         ]
     );
+}
+
+#[tokio::test]
+async fn a_locked_manager_asks_for_its_key() {
+    let served = inactive().await;
+    served.daemon.set(Membership::Locked {
+        node_id: "node1aaaaaaaaaaaaaaaaaaaa".to_string(),
+    });
+    let locked = "Swarm is encrypted and needs to be unlocked before it can be used. Please use \"docker swarm unlock\" to unlock it.";
+    for path in ["/swarm", "/nodes", "/services", "/swarm/unlockkey"] {
+        let (status, answer) = served.call("GET", path, None).await;
+        assert_eq!((status, &answer["message"]), (503, &json!(locked)), "{path}");
+    }
+    let info = served.get("/info").await;
+    assert_eq!(info["Swarm"]["LocalNodeState"], "locked");
+    let (status, answer) = served.call("POST", "/swarm/leave", None).await;
+    let text =
+        "Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.";
+    assert_eq!((status, &answer["message"]), (503, &json!(text)));
+    let wrong = json!({"UnlockKey": "nonsense"});
+    let (status, answer) = served.call("POST", "/swarm/unlock", Some(wrong)).await;
+    assert_eq!((status, &answer["message"]), (400, &json!("invalid key string")));
+    let key = json!({"UnlockKey": format!("SWMKEY-1-{}", "A".repeat(43))});
+    assert_eq!(served.call("POST", "/swarm/unlock", Some(key)).await.0, 200);
+    assert_eq!(served.get("/swarm/unlockkey").await["UnlockKey"], "");
+}
+
+#[tokio::test]
+async fn managers_are_locked_by_a_key_that_rotates() {
+    let served = manager().await;
+    let update = async |lock: bool, query: &str| {
+        let swarm = served.get("/swarm").await;
+        let mut spec = swarm["Spec"].clone();
+        spec["EncryptionConfig"]["AutoLockManagers"] = json!(lock);
+        let path = format!("/swarm/update?version={}{query}", swarm["Version"]["Index"]);
+        assert_eq!(served.call("POST", &path, Some(spec)).await.0, 200);
+        let key = served.get("/swarm/unlockkey").await["UnlockKey"].clone();
+        key.as_str().unwrap().to_string()
+    };
+    let first = update(true, "").await;
+    assert!(first.starts_with("SWMKEY-1-"), "{first}");
+    assert_eq!(update(true, "").await, first);
+    let second = update(true, "&rotateManagerUnlockKey=true").await;
+    assert!(second.starts_with("SWMKEY-1-") && second != first);
+    assert_eq!(update(false, "&rotateManagerUnlockKey=true").await, "");
+}
+
+#[tokio::test]
+async fn without_a_leader_reads_and_writes_fail_in_swarms_words() {
+    let served = manager().await;
+    served.swarm.lose_quorum();
+    let text = "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are online. Make sure more than half of the managers are online.";
+    for path in [
+        "/swarm",
+        "/nodes",
+        "/nodes/one",
+        "/services",
+        "/tasks",
+        "/swarm/unlockkey",
+    ] {
+        let (status, answer) = served.call("GET", path, None).await;
+        assert_eq!((status, &answer["message"]), (500, &json!(text)), "{path}");
+    }
+    assert_eq!(served.get("/info").await["Swarm"]["LocalNodeState"], "active");
 }
 
 #[tokio::test]
@@ -255,7 +315,10 @@ async fn updates_swap_and_keep() {
     let mut spec = node["Spec"].clone();
     spec["Role"] = json!("worker");
     let path = format!("/nodes/one/update?version={}", version(&node));
-    assert_eq!(served.call("POST", &path, Some(spec.clone())).await.0, 501);
+    let (status, answer) = served.call("POST", &path, Some(spec.clone())).await;
+    let text =
+        "rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm";
+    assert_eq!((status, &answer["message"]), (400, &json!(text)));
     spec["Role"] = json!("manager");
     spec["Availability"] = json!("drain");
     assert_eq!(served.call("POST", &path, Some(spec)).await.0, 200);

@@ -1,5 +1,6 @@
 //! Nodes: numbers from counters that only rise, specs by users, the rest as observed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::{Answer, At, in_sequence, not_found, task};
@@ -47,21 +48,67 @@ pub fn create(state: &mut ClusterState, at: At, c: &CreateNode) -> Answer {
     Ok(applied)
 }
 
+/// A manager that is asked to be a worker stays a Raft member (`raft_id`) until the leader has taken it out; a worker
+/// that is asked to be a manager has its Raft id at once, and its address as a manager when it runs.
 pub fn update(state: &mut ClusterState, at: At, c: &UpdateNode) -> Answer {
+    let managers: BTreeSet<String> = state
+        .nodes
+        .values()
+        .filter(|n| n.spec.role() == Role::Manager && !n.manager_address.is_empty())
+        .map(|n| n.id.clone())
+        .collect();
     let node = state
         .nodes
         .get_mut(&c.id)
         .ok_or_else(|| not_found("node", &c.id))?;
     in_sequence(&node.meta, c.version)?;
-    if c.spec.role != node.spec.role {
-        return Err(refuse(
-            Code::Unimplemented,
-            "promoting and demoting nodes is not supported yet",
-        ));
+    let was = node.spec.role();
+    let last_manager = managers.len() == 1 && managers.contains(&c.id);
+    match (was, c.spec.role()) {
+        (Role::Manager, Role::Worker) if last_manager => {
+            return Err(refuse(
+                Code::FailedPrecondition,
+                "attempting to demote the last manager of the swarm",
+            ));
+        }
+        (Role::Worker, Role::Manager) if node.raft_id != 0 => {
+            return Err(refuse(
+                Code::FailedPrecondition,
+                format!("node {} is still being demoted", c.id),
+            ));
+        }
+        (Role::Worker, Role::Manager) => {
+            state.last_raft_id += 1;
+            Arc::make_mut(node).raft_id = state.last_raft_id;
+        }
+        _ => {}
     }
     let node = Arc::make_mut(node);
     node.spec = c.spec.clone();
     at.touch(&mut node.meta);
+    Ok(Applied::default())
+}
+
+/// The Raft group of the named manager goes on alone. The others are workers; such as come back renew their certificates.
+pub fn force_new_cluster(state: &mut ClusterState, at: At, c: &ForceNewCluster) -> Answer {
+    if !state.nodes.contains_key(&c.node_id) {
+        return Err(not_found("node", &c.node_id));
+    }
+    for (id, record) in &mut state.nodes {
+        if record.raft_id == 0 {
+            continue;
+        }
+        let node = Arc::make_mut(record);
+        if *id == c.node_id {
+            node.manager_address.clone_from(&c.manager_address);
+        } else {
+            node.spec.role = Role::Worker as i32;
+            node.raft_id = 0;
+            node.manager_address = String::new();
+            node.left_behind = true;
+        }
+        at.touch(&mut node.meta);
+    }
     Ok(Applied::default())
 }
 
@@ -91,6 +138,18 @@ pub fn report(state: &mut ClusterState, at: At, c: &ReportNode) -> Answer {
             field.clone_from(told);
         }
     }
+    if let Some(digest) = &c.trust_digest {
+        node.trust_digest.clone_from(digest);
+        // Its certificate says worker now.
+        node.left_behind = false;
+    }
+    if let Some(digest) = &c.issuer_digest {
+        node.issuer_digest.clone_from(digest);
+    }
+    if c.demoted && node.spec.role() == Role::Worker {
+        node.raft_id = 0;
+        node.manager_address = String::new();
+    }
     if node != **record {
         at.touch(&mut node.meta);
         *record = Arc::new(node);
@@ -102,7 +161,7 @@ pub fn report(state: &mut ClusterState, at: At, c: &ReportNode) -> Answer {
 pub fn remove(state: &mut ClusterState, at: At, c: &RemoveNode) -> Answer {
     let node = state.nodes.get(&c.id).ok_or_else(|| not_found("node", &c.id))?;
     // One that left the swarm, or never came into it, has no address as a manager any more: it is no Raft member.
-    if node.spec.role() == Role::Manager && !node.manager_address.is_empty() {
+    if node.raft_id != 0 && !node.manager_address.is_empty() {
         return Err(refuse(
             Code::FailedPrecondition,
             format!(

@@ -23,7 +23,7 @@ impl StoreBuilder<TypeConfig, LogStore, Machine, TempDir> for Builder {
 }
 
 fn sealer(directory: &Path) -> Arc<Sealer> {
-    Arc::new(Sealer::open(&directory.join("raft.key"), "swarm", "node").unwrap())
+    Arc::new(Sealer::open(&directory.join("raft.key"), "swarm", "node", None).unwrap())
 }
 
 fn open(directory: &Path, must_exist: bool) -> Result<LogStore, LogError> {
@@ -83,7 +83,7 @@ fn a_lost_or_foreign_file_is_refused() {
         Err(LogError::Missing { .. })
     ));
     filled(directory.path(), 3);
-    let other = Arc::new(Sealer::open(&directory.path().join("raft.key"), "swarm", "other").unwrap());
+    let other = Arc::new(Sealer::open(&directory.path().join("raft.key"), "swarm", "other", None).unwrap());
     let foreign = LogStore::open(&directory.path().join("raft.redb"), other, true);
     assert!(matches!(foreign, Err(LogError::Seal(_))));
     std::fs::write(directory.path().join("raft.redb"), b"").unwrap();

@@ -125,6 +125,15 @@ fn commit(shared: &Shared, batch: &[Op], committed: Option<LogId>) -> Result<(),
     transaction.commit().map_err(database("commit"))
 }
 
+/// Writes a vote and an entry while no Raft core runs.
+pub(super) fn write_now(shared: &Shared, vote: &Vote, entry: LogEntry) -> Result<(), LogError> {
+    let mut transaction = shared.database.begin_write().map_err(database("begin a write"))?;
+    transaction.set_two_phase_commit(true);
+    put_meta(shared, &transaction, VOTE, &VoteRecord::from(*vote))?;
+    append(shared, &transaction, &[entry])?;
+    transaction.commit().map_err(database("commit"))
+}
+
 fn append(shared: &Shared, transaction: &WriteTransaction, entries: &[LogEntry]) -> Result<(), LogError> {
     let mut log = transaction
         .open_table(LOG)

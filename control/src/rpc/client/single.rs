@@ -204,10 +204,11 @@ impl NodeClient {
         granted(reply.await?)
     }
 
-    /// Asks to be made a Raft member.
-    pub(crate) async fn join(&self) -> Result<(), ClientError> {
+    /// Asks to be made a Raft member. `promoted_at`: the address of a manager that was a worker before, else empty.
+    pub(crate) async fn join(&self, promoted_at: &str) -> Result<(), ClientError> {
         let reply = self.call(MEMBERSHIP_TIMEOUT, |channel, left| {
-            let request = within(JoinRequest {}, left);
+            let manager_address = promoted_at.to_string();
+            let request = within(JoinRequest { manager_address }, left);
             async move {
                 Ok(done(
                     MembershipClient::new(channel).join(request).await?.into_inner(),

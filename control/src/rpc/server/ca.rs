@@ -5,6 +5,7 @@ use tonic::{Request, Response, Status};
 use super::{Allowed, Desk};
 use crate::ca::authority::{Authority, AuthorityError, NODE_LIFE};
 use crate::ca::token;
+use crate::core::root;
 use crate::manager::{ControlError, Propose};
 use crate::model::id::object_id;
 use crate::model::*;
@@ -32,10 +33,19 @@ impl Desk {
         cluster.ok_or_else(|| Status::unavailable("this manager does not know the swarm yet"))
     }
 
+    /// A certificate by the root that signs now; during a rotation with the new root's key as the old root signed it.
     fn sign(&self, cluster: &Cluster, csr_pem: &str, node_id: &str, role: Role) -> Result<String, Status> {
+        let (root_pem, key, chain) = match &cluster.root_rotation {
+            Some(rotation) => (
+                &rotation.ca_cert,
+                &rotation.ca_key,
+                rotation.cross_signed.as_str(),
+            ),
+            None => (&cluster.root_ca_cert, &cluster.root_ca_key, ""),
+        };
         let authority = Authority {
-            root_pem: cluster.root_ca_cert.clone(),
-            root_key_pem: cluster.root_ca_key.clone(),
+            root_pem: root_pem.clone(),
+            root_key_pem: key.clone(),
         };
         let life = cluster
             .spec
@@ -44,6 +54,7 @@ impl Desk {
         let now = time::OffsetDateTime::now_utc();
         authority
             .sign(csr_pem, node_id, &self.cluster_id, role, now, life)
+            .map(|leaf| format!("{leaf}{chain}"))
             .map_err(signing)
     }
 
@@ -102,6 +113,9 @@ impl Ca for Desk {
             description: request.description,
             state: NodeState::Unknown as i32,
             certificate: cert_pem.clone(),
+            // What it fetched to check the token by.
+            trust_digest: root::digest(&cluster.root_ca_cert),
+            issuer_digest: root::digest(root::signing(&cluster)),
             ..Default::default()
         };
         let applied = self
@@ -123,21 +137,23 @@ impl Ca for Desk {
             let state = self.group.state();
             let state = state.borrow();
             let node = state.nodes.get(&names.node_id);
-            node.map_or(names.role, |node| node.spec.role())
+            // Not what its spec asks for: a manager is one until it is out of Raft.
+            let member = node.map_or(names.role == Role::Manager, |node| node.raft_id != 0);
+            if member { Role::Manager } else { Role::Worker }
         };
+        let root_pem = root::trusted(&cluster);
         let cert_pem = self.sign(&cluster, &request.into_inner().csr_pem, &names.node_id, role)?;
         let report = ReportNode {
             id: names.node_id,
             certificate: Some(cert_pem.clone()),
+            trust_digest: Some(root::digest(&root_pem)),
+            issuer_digest: Some(root::digest(root::signing(&cluster))),
             ..Default::default()
         };
         self.group
             .propose(Change::ReportNode(report))
             .await
             .map_err(proposing)?;
-        Ok(Response::new(RenewReply {
-            cert_pem,
-            root_pem: cluster.root_ca_cert.clone(),
-        }))
+        Ok(Response::new(RenewReply { cert_pem, root_pem }))
     }
 }

@@ -29,7 +29,12 @@ fn reply(result: Result<bool, MemberError>) -> Result<Response<MembershipReply>,
 impl Membership for Desk {
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<MembershipReply>, Status> {
         let names = self.caller(request.extensions(), Allowed::Manager)?;
-        reply(self.lead.add_member(&names.node_id).await)
+        let address = request.into_inner().manager_address;
+        if address.is_empty() {
+            reply(self.lead.add_member(&names.node_id).await)
+        } else {
+            reply(self.lead.add_promoted(&names.node_id, &address).await)
+        }
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<MembershipReply>, Status> {

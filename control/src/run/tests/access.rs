@@ -88,7 +88,7 @@ async fn call_all(channel: &Channel) -> Vec<(&'static str, Option<Code>)> {
         ),
         (
             "Membership.Join",
-            outcome(membership.join(within(JoinRequest {}, SECOND)).await),
+            outcome(membership.join(within(JoinRequest::default(), SECOND)).await),
         ),
         (
             "Dispatcher.Session",

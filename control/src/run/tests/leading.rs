@@ -190,11 +190,11 @@ async fn a_member_that_joins_late_gets_a_snapshot() {
     let two = one.join_manager().await;
     assert!(two.has("n19"));
     let (facts, identity) = {
-        let found = stored(two.directory.path()).unwrap().unwrap();
+        let found = stored(two.directory.path(), None).unwrap().unwrap();
         two.running.stop().await;
         found
     };
-    let running = start(facts.manager_config(two.directory.path(), identity))
+    let running = start(facts.manager_config(two.directory.path(), identity, None))
         .await
         .unwrap();
     assert!(

@@ -77,7 +77,7 @@ async fn a_manager_that_the_leader_cannot_reach_does_not_join() {
         "{:?}",
         joined.err()
     );
-    assert!(stored(directory.path()).unwrap().is_none());
+    assert!(stored(directory.path(), None).unwrap().is_none());
     assert_eq!(voters(&one), [1]);
     assert_eq!(
         one.running.manager.state().borrow().nodes.len(),

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::spec::LogDriver;
 use super::{Labels, MetaShape, is_empty};
+use crate::core::root;
 use crate::model;
 
 /// Swarm's defaults (swarmkit manager/state/raft/raft.go, api/defaults).
@@ -70,7 +71,7 @@ pub struct CaConfig {
     pub signing_ca_cert: String,
     #[serde(rename = "SigningCAKey", skip_serializing)]
     pub signing_ca_key: String,
-    #[serde(skip_serializing)]
+    #[serde(skip_serializing_if = "is_empty")]
     pub force_rotate: u64,
 }
 
@@ -91,12 +92,10 @@ impl SwarmSpec {
     /// The first part of the spec that is not built, by name.
     pub fn not_built(&self) -> Option<&'static str> {
         let ca = &self.ca_config;
-        if self.encryption_config.auto_lock_managers {
-            Some("locking managers (autolock)")
-        } else if !ca.external_cas.is_empty() {
+        if !ca.external_cas.is_empty() {
             Some("an external certificate authority")
-        } else if !ca.signing_ca_cert.is_empty() || !ca.signing_ca_key.is_empty() || ca.force_rotate != 0 {
-            Some("rotating the swarm's certificate authority")
+        } else if !ca.signing_ca_cert.is_empty() || !ca.signing_ca_key.is_empty() {
+            Some("a root certificate of one's own (--ca-cert, --ca-key)")
         } else {
             None
         }
@@ -117,7 +116,8 @@ impl SwarmSpec {
             heartbeat_period: some_time(self.dispatcher.heartbeat_period),
             node_cert_expiry: some_time(self.ca_config.node_cert_expiry),
             task_log_driver: self.task_defaults.log_driver.map(LogDriver::into_model),
-            auto_lock_managers: false,
+            auto_lock_managers: self.encryption_config.auto_lock_managers,
+            force_rotate: self.ca_config.force_rotate,
         }
     }
 }
@@ -144,6 +144,7 @@ impl From<&model::ClusterSpec> for SwarmSpec {
             },
             ca_config: CaConfig {
                 node_cert_expiry: spec.node_cert_expiry.unwrap_or(CERT_EXPIRY),
+                force_rotate: spec.force_rotate,
                 ..CaConfig::default()
             },
             task_defaults: TaskDefaults {
@@ -179,8 +180,9 @@ impl From<&model::Cluster> for ClusterInfo {
             id: cluster.id.clone(),
             meta: MetaShape::from(&cluster.meta),
             spec: SwarmSpec::from(&cluster.spec),
-            tls_info: tls_info(&cluster.root_ca_cert),
-            root_rotation_in_progress: false,
+            // During a rotation the old root is trusted and the new one signs (moby daemon/cluster/convert/swarm.go).
+            tls_info: tls_info(&cluster.root_ca_cert, root::signing(cluster)),
+            root_rotation_in_progress: cluster.root_rotation.is_some(),
             default_addr_pool: cluster
                 .default_address_pools_set
                 .then(|| cluster.default_address_pools.clone()),
@@ -190,10 +192,10 @@ impl From<&model::Cluster> for ClusterInfo {
     }
 }
 
-/// The root certificate with its subject and public key, as DER in base64. The root is its own issuer.
-pub fn tls_info(root: &str) -> Value {
+/// The root that is trusted, and the subject and public key of the one that signs, as DER in base64.
+pub fn tls_info(root: &str, issuer: &str) -> Value {
     let mut info = json!({"TrustRoot": root});
-    if let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(root.as_bytes())
+    if let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(issuer.as_bytes())
         && let Ok(certificate) = pem.parse_x509()
     {
         info["CertIssuerSubject"] = Value::String(STANDARD.encode(certificate.subject().as_raw()));

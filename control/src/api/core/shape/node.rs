@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::cluster::tls_info;
 use super::spec::GenericResource;
 use super::{Labels, MetaShape, is_empty};
+use crate::core::root;
 use crate::model;
 
 /// `POST /nodes/{id}/update`.
@@ -159,8 +160,27 @@ pub struct ManagerStatus {
     pub addr: String,
 }
 
+/// What the node trusts and who signed its certificate. `node ls` calls it ready when both are the swarm's.
+fn node_tls(node: &model::Node, cluster: &model::Cluster) -> Value {
+    let has = |digest: &[u8], pem: &str| digest == root::digest(pem);
+    let current = cluster.root_ca_cert.as_str();
+    let rotated = cluster.root_rotation.as_ref().map(|r| r.ca_cert.as_str());
+    let issuer = rotated
+        .filter(|new| has(&node.issuer_digest, new))
+        .unwrap_or(current);
+    // Before a rotation ends both roots are trusted, of which the old one is the swarm's; after it, one that has not
+    // renewed again trusts more than the swarm's.
+    let trusts =
+        cluster.root_rotation.is_some() || node.trust_digest.is_empty() || has(&node.trust_digest, current);
+    tls_info(if trusts { current } else { "" }, issuer)
+}
+
 /// `manager` is what Raft says of a manager node.
-pub fn node_shape(node: &model::Node, root: &str, manager: Option<ManagerStatus>) -> NodeShape {
+pub fn node_shape(
+    node: &model::Node,
+    cluster: Option<&model::Cluster>,
+    manager: Option<ManagerStatus>,
+) -> NodeShape {
     let description = node.description.clone().unwrap_or_default();
     let platform = description.platform.unwrap_or_default();
     let plugins = description.plugins.iter().filter_map(|text| {
@@ -190,7 +210,7 @@ pub fn node_shape(node: &model::Node, root: &str, manager: Option<ManagerStatus>
                 labels: description.engine_labels,
                 plugins: plugins.collect(),
             },
-            tls_info: tls_info(root),
+            tls_info: cluster.map_or(Value::Null, |cluster| node_tls(node, cluster)),
         },
         status: Status {
             state: node_state_text(node.state()),

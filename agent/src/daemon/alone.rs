@@ -1,0 +1,81 @@
+//! `swarm init --force-new-cluster`: a manager that lost the others goes on as the only one of its swarm.
+
+use skep_control::daemon::{ApiError, InitRequest};
+use skep_control::run;
+
+use super::errors::{error, not_in_a_swarm};
+use super::join::{addresses, interfaces};
+use super::{Daemon, State, first_assignments, restart};
+use crate::io::ledger::Ledger;
+use crate::member::Member;
+use crate::reconciler::chain;
+
+impl Daemon {
+    /// Containers and forwarding go on meanwhile. On an error the manager is started as it was with the agent's next
+    /// start.
+    pub(super) async fn go_on_alone(&self, request: InitRequest) -> Result<String, ApiError> {
+        let mut slot = self
+            .member
+            .try_lock()
+            .map_err(|_| error(503, "another change of this node's membership is under way"))?;
+        // Where none is named, the addresses stay what they are.
+        let (mut listen, mut advertise) = (None, None);
+        if !request.advertise_addr.is_empty() {
+            let found = addresses(
+                &request.listen_addr,
+                &request.advertise_addr,
+                &request.data_path_addr,
+                &interfaces()?,
+            )?;
+            (listen, advertise) = (Some(found.listen), Some(found.advertise.to_string()));
+        }
+        let member = slot.take().ok_or_else(not_in_a_swarm)?;
+        let lock = lock_of(&member);
+        for failure in member.stop(false).await {
+            tracing::warn!(error = %failure, "force a new cluster");
+        }
+        self.state.send_replace(State::Pending(String::new()));
+        match self.restart_alone(listen, advertise, lock).await {
+            Ok(member) => {
+                let node_id = member.view().node_id.clone();
+                let view = self.take_up(member, &mut slot);
+                drop(slot);
+                first_assignments(&view).await;
+                Ok(node_id)
+            }
+            Err(failure) => {
+                self.state.send_replace(State::Pending(failure.message.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    async fn restart_alone(
+        &self,
+        listen: Option<std::net::SocketAddr>,
+        advertise: Option<String>,
+        lock: Option<skep_control::ca::UnlockKey>,
+    ) -> Result<Member, ApiError> {
+        let state_dir = &self.common.state_dir;
+        let failed = |failure: run::RunError| error(500, chain(&failure));
+        let stored = run::stored(state_dir, lock.as_ref()).map_err(failed)?;
+        let (_, identity) = stored.ok_or_else(not_in_a_swarm)?;
+        let running = run::force_new_cluster(state_dir, &identity, lock.clone(), listen, advertise)
+            .await
+            .map_err(failed)?;
+        let stored = run::stored(state_dir, lock.as_ref()).map_err(failed)?;
+        let (facts, identity) = stored.ok_or_else(not_in_a_swarm)?;
+        let desired = Ledger::new(state_dir).load().map_err(|e| error(500, chain(&e)))?;
+        let desired = desired.unwrap_or_default();
+        let start = restart::start(facts, identity, Some(running), lock, desired);
+        Ok(Member::start(&self.common, start))
+    }
+}
+
+/// What the stored keys of a running manager are locked with.
+fn lock_of(member: &Member) -> Option<skep_control::ca::UnlockKey> {
+    let manager = member.view().manager()?;
+    let state = manager.state().borrow().clone();
+    let cluster = state.cluster.as_ref()?;
+    skep_control::ca::UnlockKey::parse(&cluster.unlock_key).ok()
+}
