@@ -1,9 +1,12 @@
 //! What Swarm mode does, on a swarm of three managers, driven by the stock docker CLI.
 //!
 //! The tests share the swarm and run in order; each leaves it as it found it. They print how long things took, and fail
-//! only where something never may be.
+//! only where something never may be. What breaks a swarm (locked managers, a lost quorum) has a cluster of its own in
+//! `lone`.
 
 mod clients;
+mod lone;
+mod members;
 mod modes;
 mod placement;
 mod stage;
@@ -29,6 +32,8 @@ fn main() -> ExitCode {
         clients::api::TESTS,
         clients::sockets::TESTS,
         clients::tools::TESTS,
+        members::TESTS,
+        lone::TESTS,
     ]
     .concat();
     suite::run_mended(Stage::build, Stage::mend, &tests)

@@ -73,6 +73,7 @@ impl Stage {
         swarm::wait_for_nodes(self.node(1), self.cluster.nodes.len(), PATIENCE)?;
         for node in &self.cluster.nodes {
             self.docker(&["node", "update", "--availability", "active", node.name()])?;
+            self.docker(&["node", "promote", node.name()])?;
         }
         let services = self.docker(&["service", "ls", "--quiet"])?;
         let services: Vec<&str> = services.lines().collect();
