@@ -8,11 +8,12 @@ use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
 
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{CommittedLeaderId, EntryPayload, LogState, OptionalSend, RaftLogReader};
 use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::oneshot;
 
 use super::record::*;
@@ -20,6 +21,9 @@ use super::seal::{SealError, Sealer};
 use super::types::*;
 use writer::{Op, Writer};
 
+/// How often the store of a member that was stopped is tried, and the pause between: twenty seconds.
+const TRIES: u32 = 400;
+const PAUSE: Duration = Duration::from_millis(50);
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const LOG_NAME: &str = "log";
@@ -94,14 +98,7 @@ impl LogStore {
                 path: path.to_path_buf(),
             });
         }
-        let database = Database::builder()
-            .set_cache_size(16 << 20)
-            .set_check_integrity_on_open(true)
-            .create(path)
-            .map_err(|source| LogError::Open {
-                path: path.to_path_buf(),
-                source,
-            })?;
+        let database = Self::database(path)?;
         let shared = Shared {
             database,
             sealer,
@@ -115,6 +112,27 @@ impl LogStore {
         let shared = Arc::new(shared);
         let writer = Arc::new(Writer::spawn(shared.clone()));
         Ok(LogStore { shared, writer })
+    }
+
+    /// The store of a member that was just stopped may still be held by a request that is under way.
+    fn database(path: &Path) -> Result<Database, LogError> {
+        let mut tries = TRIES;
+        loop {
+            tries -= 1;
+            let opened = Database::builder()
+                .set_cache_size(16 << 20)
+                .set_check_integrity_on_open(true)
+                .create(path);
+            match opened {
+                Err(DatabaseError::DatabaseAlreadyOpen) if tries > 0 => std::thread::sleep(PAUSE),
+                opened => {
+                    return opened.map_err(|source| LogError::Open {
+                        path: path.to_path_buf(),
+                        source,
+                    });
+                }
+            }
+        }
     }
 
     /// Appends a membership of this member alone, in a term of its own. What the log holds counts as committed from then

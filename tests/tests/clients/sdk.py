@@ -60,9 +60,12 @@ service.reload()
 assert service.scale(1)
 
 def settled():
-    """Whether no update is under way: each of its steps is a new version of the service."""
+    """Whether no update is under way or about to begin: each of its steps is a new version of the service."""
     service.reload()
-    return service.attrs.get("UpdateStatus", {}).get("State") not in ("updating", "rollback_started")
+    before = service.version
+    time.sleep(1)
+    service.reload()
+    return service.version == before and service.attrs.get("UpdateStatus", {}).get("State") != "updating"
 
 
 wait("the end of the update", settled)
