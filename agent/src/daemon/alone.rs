@@ -1,5 +1,6 @@
 //! `swarm init --force-new-cluster`: a manager that lost the others goes on as the only one of its swarm.
 
+use skep_control::ca::UnlockKey;
 use skep_control::daemon::{ApiError, InitRequest};
 use skep_control::run;
 
@@ -29,8 +30,8 @@ impl Daemon {
             )?;
             (listen, advertise) = (Some(found.listen), Some(found.advertise.to_string()));
         }
+        let lock = slot.as_ref().map(lock_of).transpose()?.flatten();
         let member = slot.take().ok_or_else(not_in_a_swarm)?;
-        let lock = lock_of(&member);
         for failure in member.stop(false).await {
             tracing::warn!(error = %failure, "force a new cluster");
         }
@@ -54,7 +55,7 @@ impl Daemon {
         &self,
         listen: Option<std::net::SocketAddr>,
         advertise: Option<String>,
-        lock: Option<skep_control::ca::UnlockKey>,
+        lock: Option<UnlockKey>,
     ) -> Result<Member, ApiError> {
         let state_dir = &self.common.state_dir;
         let failed = |failure: run::RunError| error(500, chain(&failure));
@@ -73,9 +74,11 @@ impl Daemon {
 }
 
 /// What the stored keys of a running manager are locked with.
-fn lock_of(member: &Member) -> Option<skep_control::ca::UnlockKey> {
-    let manager = member.view().manager()?;
+fn lock_of(member: &Member) -> Result<Option<UnlockKey>, ApiError> {
+    let Some(manager) = member.view().manager() else {
+        return Ok(None);
+    };
     let state = manager.state().borrow().clone();
-    let cluster = state.cluster.as_ref()?;
-    skep_control::ca::UnlockKey::parse(&cluster.unlock_key).ok()
+    let key = state.cluster.as_ref().map_or("", |cluster| &cluster.unlock_key);
+    UnlockKey::stored(key).map_err(|failure| error(500, format!("the swarm's unlock key: {failure}")))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use skep_control::ca::{Identity, UnlockKey};
+use skep_control::ca::{Identity, InvalidKey, UnlockKey};
 use skep_control::core::root;
 use skep_control::manager::Manager;
 use skep_control::model::Role;
@@ -50,6 +50,8 @@ enum RoleError {
     Enter(#[source] JoinError),
     #[error("end the manager of this node")]
     Stop(#[source] RunError),
+    #[error("read the swarm's unlock key")]
+    Key(#[source] InvalidKey),
     #[error("lock or open what this manager stored")]
     Lock(#[source] RunError),
 }
@@ -187,8 +189,7 @@ impl Setup {
         let Some(cluster) = &state.cluster else {
             return Ok(());
         };
-        // Empty while managers are not locked.
-        let wanted = UnlockKey::parse(&cluster.unlock_key).ok();
+        let wanted = UnlockKey::stored(&cluster.unlock_key).map_err(RoleError::Key)?;
         if wanted == self.lock {
             return Ok(());
         }

@@ -38,6 +38,15 @@ impl UnlockKey {
         Ok(UnlockKey(Zeroizing::new(bytes)))
     }
 
+    /// The key that a swarm's record holds; `None` where it is empty: managers are not locked. What is damaged is an error, and
+    /// never taken for no lock.
+    pub fn stored(text: &str) -> Result<Option<UnlockKey>, InvalidKey> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        Self::parse(text).map(Some)
+    }
+
     pub fn text(&self) -> String {
         format!("{PREFIX}{}", STANDARD_NO_PAD.encode(&*self.0))
     }
@@ -83,6 +92,14 @@ mod tests {
         for bad in ["", "SWMKEY-2-AAAA", "SWMKEY-1-=", "SWMTKN-1-x"] {
             assert_eq!(UnlockKey::parse(bad), Err(InvalidKey), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_damaged_key_is_not_no_lock() {
+        let key = UnlockKey::new([7; 32]);
+        assert_eq!(UnlockKey::stored(""), Ok(None));
+        assert_eq!(UnlockKey::stored(&key.text()), Ok(Some(key)));
+        assert_eq!(UnlockKey::stored("SWMKEY-1-="), Err(InvalidKey));
     }
 
     #[test]
