@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use skep_control::ca::{Identity, UnlockKey};
 use skep_control::daemon::ApiError;
 use skep_control::run::{self, Facts, RunError, RunningManager};
@@ -25,7 +26,8 @@ pub async fn resume(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
     let mut slot = daemon.member.lock().await;
     match take_up_stored(daemon, None, &mut slot).await {
         Err(Failure::Run(RunError::Locked)) => {
-            let node_id = run::stored_node_id(&daemon.common.state_dir)?.unwrap_or_default();
+            let node_id = run::stored_node_id(&daemon.common.state_dir)?;
+            let node_id = node_id.context("this manager is locked, but its certificate is gone")?;
             tracing::info!(node = %node_id, "this manager is locked");
             daemon.state.send_replace(State::Locked(node_id));
             Ok(())
