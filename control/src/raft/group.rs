@@ -129,7 +129,11 @@ impl Group {
         let opening = move || -> Result<(LogStore, Machine), GroupError> {
             let unlock = store.unlock.as_ref();
             let sealer = Arc::new(Sealer::open(&directory.join(KEYS), &cluster_id, &own, unlock)?);
-            let log = LogStore::open(&directory.join("raft.redb"), sealer.clone(), store.must_exist)?;
+            let path = directory.join("raft.redb");
+            let log = match &store.alone_at {
+                Some(_) => LogStore::open_released(&path, &sealer)?,
+                None => LogStore::open(&path, sealer.clone(), store.must_exist)?,
+            };
             if let Some(address) = store.alone_at {
                 let member = Member {
                     node_id: own,

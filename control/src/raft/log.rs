@@ -21,8 +21,8 @@ use super::seal::{SealError, Sealer};
 use super::types::*;
 use writer::{Op, Writer};
 
-/// How often the store of a member that was stopped is tried, and the pause between: twenty seconds.
-const TRIES: u32 = 400;
+/// How often is looked whether a stopped member has let go of its store, and the pause between: twenty seconds.
+const LOOKS: u32 = 400;
 const PAUSE: Duration = Duration::from_millis(50);
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -98,7 +98,14 @@ impl LogStore {
                 path: path.to_path_buf(),
             });
         }
-        let database = Self::database(path)?;
+        let database = Database::builder()
+            .set_cache_size(16 << 20)
+            .set_check_integrity_on_open(true)
+            .create(path)
+            .map_err(|source| LogError::Open {
+                path: path.to_path_buf(),
+                source,
+            })?;
         let shared = Shared {
             database,
             sealer,
@@ -114,25 +121,19 @@ impl LogStore {
         Ok(LogStore { shared, writer })
     }
 
-    /// The store of a member that was just stopped may still be held by a request that is under way.
-    fn database(path: &Path) -> Result<Database, LogError> {
-        let mut tries = TRIES;
-        loop {
-            tries -= 1;
-            let opened = Database::builder()
-                .set_cache_size(16 << 20)
-                .set_check_integrity_on_open(true)
-                .create(path);
-            match opened {
-                Err(DatabaseError::DatabaseAlreadyOpen) if tries > 0 => std::thread::sleep(PAUSE),
-                opened => {
-                    return opened.map_err(|source| LogError::Open {
-                        path: path.to_path_buf(),
-                        source,
-                    });
-                }
+    /// As [`Self::open`] of a log that must exist, once the member that was just stopped has let go of it: a request that is
+    /// under way may hold it for a moment. Blocking.
+    pub fn open_released(path: &Path, sealer: &Arc<Sealer>) -> Result<LogStore, LogError> {
+        for _ in 0..LOOKS {
+            match Self::open(path, sealer.clone(), true) {
+                Err(LogError::Open {
+                    source: DatabaseError::DatabaseAlreadyOpen,
+                    ..
+                }) => std::thread::sleep(PAUSE),
+                opened => return opened,
             }
         }
+        Self::open(path, sealer.clone(), true)
     }
 
     /// Appends a membership of this member alone, in a term of its own. What the log holds counts as committed from then

@@ -106,7 +106,7 @@ impl RunningManager {
         self.group.membership().voter_ids().any(|id| id == raft_id)
     }
 
-    /// Ends the loops, closes the connections and the store. The member stays a member of its swarm.
+    /// Ends the loops and closes the connections. The store closes with the last request that is under way. The member stays a member of its swarm.
     pub async fn stop(self) {
         self.gate.shut();
         self.stop.cancel();
