@@ -5,7 +5,10 @@ use crate::model::Timestamp;
 /// Unix seconds with an optional fraction, which is what clients send whatever their users typed.
 pub fn seconds(text: &str) -> Option<Timestamp> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
-        return Timestamp::try_from(time.as_nanosecond()).ok();
+        let nanoseconds = time
+            .as_nanosecond()
+            .clamp(Timestamp::MIN.into(), Timestamp::MAX.into());
+        return Timestamp::try_from(nanoseconds).ok();
     }
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let whole: i64 = whole.parse().ok()?;
@@ -25,6 +28,7 @@ mod tests {
         assert_eq!(seconds("1700000000.000000012"), Some(1_700_000_000_000_000_012));
         assert_eq!(seconds("2023-11-14T22:13:20Z"), Some(1_700_000_000_000_000_000));
         assert_eq!(seconds("32472144000.000000000"), Some(Timestamp::MAX));
+        assert_eq!(seconds("2999-01-01T00:00:00Z"), Some(Timestamp::MAX));
         assert_eq!(seconds("yesterday"), None);
     }
 }
